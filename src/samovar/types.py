@@ -1,0 +1,126 @@
+"""The nouns every layer speaks. Frozen; they import nothing of ours but errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from samovar.errors import InvalidRequest
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+# The defaults of llama.cpp's DRY sampler: sequences that a repetition may not run across.
+DRY_BREAKERS = ("\n", ":", '"', "*")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to pick a token. The defaults switch every stage off: greedy.
+
+    Stages run in the order of the fields below (the order of the reference, section 2.5). Each
+    is left out while it has its neutral value. `mirostat` replaces everything after the logit
+    bias. Raises InvalidRequest for values that no sampler can honour.
+    """
+
+    grammar: str | None = None
+    """GBNF text; generation can only leave it at its end."""
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    """Token id -> number added to its logit; `-inf` forbids it."""
+    ignore_eos: bool = False
+    """Forbid every end-of-generation token."""
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    """How many of the last tokens, prompt included, the penalties look at; -1: all."""
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = DRY_BREAKERS
+    top_n_sigma: float = 0.0
+    top_k: int = 0
+    typical_p: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    min_keep: int = 1
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    infill: bool = False
+    temperature: float = 0.0
+    """0 or less: greedy, whatever the seed."""
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    seed: int | None = None
+    """Any integer of 0 to 2**64 - 1. Without one, one is drawn when the sampler is built."""
+    logprobs: int | None = None
+    """How many alternatives to report, 0 to 32; None: no log-probabilities."""
+
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+
+
+# Per field: the least and the greatest value that llama.cpp's samplers accept or make sense of.
+_RANGES: dict[str, tuple[float, float]] = {
+    "mirostat": (0, 2),
+    "mirostat_tau": (0, 1e6),
+    "mirostat_eta": (0, 1e6),
+    "repeat_penalty": (1e-6, 1e6),
+    "frequency_penalty": (-1e6, 1e6),
+    "presence_penalty": (-1e6, 1e6),
+    "penalty_last_n": (-1, 2**31 - 1),
+    "dry_multiplier": (0, 1e6),
+    "dry_base": (0, 1e6),
+    "dry_allowed_length": (0, 2**31 - 1),
+    "dry_penalty_last_n": (-1, 2**31 - 1),
+    "top_n_sigma": (-math.inf, 1e6),
+    "top_k": (-(2**31), 2**31 - 1),
+    "typical_p": (0, 1e6),
+    "top_p": (0, 1e6),
+    "min_p": (0, 1),
+    "min_keep": (0, 2**31 - 1),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "temperature": (-1e6, 1e6),
+    "dynatemp_range": (0, 1e6),
+    "dynatemp_exponent": (0, 1e6),
+    "seed": (0, 2**64 - 1),
+    "logprobs": (0, 32),
+}
+
+
+def _check_sampling(params: SamplingParams) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(params, name)
+        if value is None and name in ("seed", "logprobs"):
+            continue
+        whole = name in _WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise InvalidRequest(f"{name} must be {kind}, not {type(value).__name__}")
+        if not low <= value <= high:  # also refuses NaN
+            raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+    for token, bias in params.logit_bias.items():
+        if not isinstance(token, int) or math.isnan(bias):
+            raise InvalidRequest("logit_bias must map token ids to numbers")
+
+
+_WHOLE = frozenset(
+    {
+        "mirostat",
+        "penalty_last_n",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
+        "top_k",
+        "min_keep",
+        "seed",
+        "logprobs",
+    }
+)
