@@ -1,0 +1,1 @@
+"""llama.cpp, made safe to hold. Nothing else imports `llama_cpp`."""

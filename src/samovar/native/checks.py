@@ -1,0 +1,54 @@
+"""What is checked of a step before anything native sees it; the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from samovar.errors import ContextOverflow, InvalidRequest, InvalidToken
+from samovar.native.interface import Row
+from samovar.native.sequences import Sequences
+
+
+def check_tokens(tokens: Sequence[int], size: int) -> None:
+    """Raise InvalidToken unless every id is in a vocabulary of `size`."""
+    for token in tokens:
+        if not 0 <= token < size:
+            raise InvalidToken(
+                f"token id {token} is outside the vocabulary; use ids from 0 to {size - 1}"
+            )
+
+
+def check_room(held: int, count: int, seq_id: int, length: int) -> None:
+    """Raise ContextOverflow unless `count` more tokens fit into a context of `length`."""
+    if held + count > length:
+        raise ContextOverflow(
+            f"{held + count} tokens do not fit into the context of {length} (sequence {seq_id}"
+            f" holds {held}); shorten the prompt or use a larger context"
+        )
+
+
+def check_rows(rows: Sequence[Row], sequences: Sequences, vocabulary_size: int, length: int) -> int:
+    """Check the rows of a step; returns how many tokens they have together.
+
+    Raises InvalidRequest for a sequence that is not there, is there twice or gets nothing,
+    InvalidToken, and ContextOverflow.
+    """
+    seen: set[int] = set()
+    total = 0
+    for row in rows:
+        held = len(sequences[row.seq_id].tokens)
+        if row.seq_id in seen:
+            raise InvalidRequest(f"sequence {row.seq_id} is in the step twice; merge its rows")
+        seen.add(row.seq_id)
+        if not row.tokens:
+            raise InvalidRequest(f"the row of sequence {row.seq_id} has no tokens")
+        check_tokens(row.tokens, vocabulary_size)
+        check_room(held, len(row.tokens), row.seq_id, length)
+        total += len(row.tokens)
+    return total
+
+
+def check_total(total: int, limit: int) -> None:
+    """Raise InvalidRequest for a step of more tokens than one batch takes."""
+    if total > limit:
+        raise InvalidRequest(f"{total} tokens in a step, at most {limit} fit; split it")

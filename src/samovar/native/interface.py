@@ -1,0 +1,241 @@
+"""What an engine needs of a model, in our words: the backend contract and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+
+from samovar.errors import SamovarError
+from samovar.types import SamplingParams
+
+# ---- outcomes of a decode call ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Every row was computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """There are not enough free cells. Nothing changed: retry with fewer rows, or free some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The call was interrupted. Every row was taken back; `lost` sequences had to be wiped."""
+
+    timed_out: bool = False
+    lost: tuple[int, ...] = ()
+
+
+DECODED, NO_ROOM, ABORTED = Decoded(), NoRoom(), Aborted()
+
+
+# ---- sampling -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log-probabilities of one position, over the raw logits, before any sampling stage."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """(token, log-probability) of the likeliest tokens, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token that was picked."""
+
+    token: int
+    is_eog: bool
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowFailed:
+    """This row was computed, but no token could be picked; its siblings are unharmed."""
+
+    error: SamovarError
+
+
+class Sampler(Protocol):
+    """Picks tokens for one sequence."""
+
+    params: SamplingParams
+    seed: int
+
+    def sample(self, logits: np.ndarray, position: int) -> Sampled:
+        """The token for `position`; the logits are not changed, nor is the sampler's history."""
+
+    def accept(self, token: int) -> None:
+        """The token is now part of the sequence."""
+
+    def close(self) -> None:
+        """Free what is native in it. Idempotent."""
+
+
+# ---- steps --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one sequence does in a step: compute `tokens`, then pick the next one if it samples."""
+
+    seq_id: int
+    tokens: Sequence[int]
+    sampler: Sampler | None = None
+    wants_logits: bool = True
+    """Keep the logits after the last token, so that `sample` can use them later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step ran. One result per row, in order; None for rows without a sampler."""
+
+    results: tuple[Sampled | RowFailed | None, ...]
+
+
+# ---- state --------------------------------------------------------------------------------------
+
+
+class StateKind(Enum):
+    """How the KV state of a model can be cut."""
+
+    NONE = "none"
+    """There is no state: an encoder."""
+    DIVISIBLE = "divisible"
+    """Attention only: any range of positions stands for itself."""
+    DIVISIBLE_WITH_TAIL = "divisible+tail"
+    """Attention rows in ranges, plus a small tail that is only valid at the position it was taken:
+    recurrent state, or the cells of a sliding window."""
+    INDIVISIBLE = "indivisible"
+    """Only the whole state at one position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """KV rows of the positions `start` to `end` (excluded) of some sequence, as bytes."""
+
+    start: int
+    end: int
+    payload: memoryview
+
+
+class Adapter(Protocol):
+    """A loaded LoRA adapter."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Tells it from every other adapter."""
+
+
+# ---- the contract -------------------------------------------------------------------------------
+
+
+class Backend(Protocol):
+    """A model that computes. One thread owns it; only `abort` may be called from others.
+
+    The operations of the first group carry the reference's names and work on sequence 0 unless
+    told otherwise; those of the second are what an engine drives. Both share one bookkeeping:
+    position i of a sequence holds token i of `tokens(seq_id)`, at all times.
+    """
+
+    state_kind: StateKind
+    context_length: int
+    num_sequences: int
+    batch_size: int
+
+    def close(self) -> None:
+        """Free everything. Idempotent, never raises."""
+
+    def tokenize(
+        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Text to ids."""
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Ids to bytes, piece by piece, control tokens as nothing."""
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Append tokens to sequence 0 and leave logits for what follows. Empty: no effect."""
+
+    def decode_one(self) -> Sampled:
+        """Pick a token from sequence 0's logits and compute it: it is in the KV on return."""
+
+    def kv_pack(self, tokens: Sequence[int], seq_id: int = 0) -> bytes:
+        """The state of a sequence, with its tokens, as bytes that prove themselves."""
+
+    def kv_unpack(self, data: bytes, seq_id: int = 0) -> list[int]:
+        """Replace a sequence by a packed state; returns its tokens.
+
+        A divisible state brings no logits: take the last token away and prefill it again. Other
+        states, which cannot be cut there, bring theirs.
+        """
+
+    def seq_rm_last(self, num_tokens: int, seq_id: int = 0) -> bool:
+        """Remove position `num_tokens - 1` and all after it. False: refused, nothing changed."""
+
+    def apply_chat_template(self, request: Mapping[str, Any]) -> list[int]:
+        """Render messages with the model's template and tokenize them."""
+
+    def embed(self, tokens: Sequence[int], *, pooling: str | None = None) -> np.ndarray:
+        """One vector for the tokens: float32, `embedding_width` long. Leaves no trace."""
+
+    def set_grammar(self, grammar: str | None) -> None:
+        """Constrain `decode_one`. None: no effect. On failure the sampler in use stays."""
+
+    def configure_sampler(self, params: SamplingParams | None) -> None:
+        """Choose how `decode_one` picks. None: no effect."""
+
+    def clear_sampler(self) -> None:
+        """Back to greedy. Idempotent."""
+
+    def load_adapter(self, path: str) -> Adapter:
+        """Load a LoRA file; it takes part once it is applied."""
+
+    def unload_adapter(self, adapter: Adapter) -> None:
+        """Detach and free an adapter. Freeing it twice is allowed."""
+
+    def apply_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
+        """Replace the attached set by (adapter, scale) pairs; an empty one detaches all."""
+
+    def step(self, rows: Sequence[Row]) -> Stepped | NoRoom | Aborted:
+        """Compute a set of rows in one batch, then sample where asked. At most one per sequence."""
+
+    def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
+        """Pick from the logits that a sequence has; several samplers may look at the same ones."""
+
+    def new_sampler(self, params: SamplingParams, tokens: Sequence[int] = ()) -> Sampler:
+        """An independent sampler that has seen `tokens`."""
+
+    def has_logits(self, seq_id: int) -> bool:
+        """Whether the sequence's next token can be sampled as it stands."""
+
+    def tokens(self, seq_id: int) -> list[int]:
+        """The tokens whose KV the sequence holds."""
+
+    def seq_rm(self, seq_id: int, start: int = 0) -> bool:
+        """Remove positions from `start` on. False: refused, nothing changed."""
+
+    def seq_cp(self, source: int, target: int) -> None:
+        """Make `target` a copy of `source`; its logits come along."""
+
+    def export_ranges(self, seq_id: int, bounds: Sequence[tuple[int, int]]) -> list[Range]:
+        """The KV rows of each (start, end)."""
+
+    def export_tail(self, seq_id: int) -> bytes:
+        """The tail at the sequence's present end; empty for divisible models."""
+
+    def import_ranges(
+        self, seq_id: int, tokens: Sequence[int], ranges: Sequence[Range], tail: bytes = b""
+    ) -> None:
+        """Replace a sequence by ranges that cover `tokens` from the start, without a gap."""
+
+    def abort(self) -> None:
+        """Interrupt the decode call that is running, from any thread."""

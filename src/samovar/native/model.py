@@ -1,0 +1,183 @@
+"""One GGUF file in memory: its weights, metadata and vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import llama_cpp.llama_cpp as ll
+
+from samovar import gguf
+from samovar.errors import InvalidRequest, LoadFailed
+from samovar.native import library, memory, probe
+from samovar.native.handle import Handle
+from samovar.native.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
+_ALL_LAYERS = -1
+_SAMPLED_PAGES, _PAGE_BYTES = 256, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How to load a file. The defaults are llama.cpp's own; memory is checked first."""
+
+    gpu_layers: int = _ALL_LAYERS
+    """How many layers go to a GPU where there is one; negative: all."""
+    main_gpu: int = 0
+    split_mode: str = "layer"
+    tensor_split: tuple[float, ...] = ()
+    use_mmap: bool = True
+    use_mlock: bool = False
+    vocab_only: bool = False
+    extra_buffers: bool | None = None
+    """Repacked and AMX weights; None: if the probe of the library says that they work here."""
+    check_memory: bool = True
+    """Refuse what does not fit into the memory that is free now."""
+
+    def __post_init__(self) -> None:
+        if self.split_mode not in _SPLIT_MODES:
+            raise InvalidRequest(f"split_mode must be one of {', '.join(_SPLIT_MODES)}")
+        if len(self.tensor_split) > int(ll.LLAMA_MAX_DEVICES):
+            raise InvalidRequest(f"tensor_split has more than {ll.LLAMA_MAX_DEVICES} entries")
+        if self.main_gpu < 0:
+            raise InvalidRequest("main_gpu must be 0 or more")
+
+
+class Model:
+    """A loaded file. Contexts and adapters keep it alive: closing it waits for them.
+
+    Raises ModelNotFound, MalformedGGUF, UnsupportedModel, OutOfMemory or LoadFailed.
+    """
+
+    def __init__(self, path: str | Path, options: ModelOptions | None = None) -> None:
+        self.path = Path(path)
+        self.options = options or ModelOptions()
+        self.header = gguf.read_header(self.path)
+        gguf.check(self.header)
+        if self.header.is_adapter:
+            raise LoadFailed(f"{self.path.name} is an adapter; load its base model and then it")
+        vocab_only = self.options.vocab_only
+        if not vocab_only and self.header.is_vocab_only:
+            raise LoadFailed(
+                f"{self.path.name} holds a vocabulary and no weights: it can tokenize and"
+                " detokenize, nothing else; use a full model file"
+            )
+        if self.options.check_memory and not vocab_only:
+            memory.check_weights(self.header)
+        library.start()
+        self.handle = _load(self.path, self.options)
+        self.handle.watch(self)
+        self.vocabulary = Vocabulary(self.handle)
+
+    def close(self) -> None:
+        """Free the weights, now or when the last context and adapter are closed. Idempotent."""
+        self.handle.close()
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's one-line description, such as `qwen2 1.5B Q8_0`."""
+        buffer = ctypes.create_string_buffer(256)
+        ll.llama_model_desc(self.handle.pointer, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def trained_context(self) -> int:
+        """How many tokens the model was trained to see at once."""
+        return int(ll.llama_model_n_ctx_train(self.handle.pointer))
+
+    @property
+    def embedding_width(self) -> int:
+        """Floats in one output embedding."""
+        return int(ll.llama_model_n_embd_out(self.handle.pointer))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether all of its memory is recurrent state."""
+        return bool(ll.llama_model_is_recurrent(self.handle.pointer))
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether it keeps attention cells and recurrent state."""
+        return bool(ll.llama_model_is_hybrid(self.handle.pointer))
+
+    @property
+    def window(self) -> int:
+        """Tokens that its sliding-window layers see; 0: it has none."""
+        return int(ll.llama_model_n_swa(self.handle.pointer))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source that the file carries."""
+        source: bytes | None = ll.llama_model_chat_template(self.handle.pointer, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """32 bytes that tell this file from others of the same shape.
+
+        SHA-256 over the header and 256 pages spread evenly over the weights of each part:
+        milliseconds for any size. Not a proof that every byte is the same; a full digest is.
+        """
+        digest = hashlib.sha256()
+        for part in self.header.parts:
+            _sample_pages(digest, part)
+        return digest.digest()
+
+
+def _load(path: Path, options: ModelOptions) -> Handle:
+    params = ll.llama_model_default_params()
+    params.n_gpu_layers = options.gpu_layers
+    params.main_gpu = options.main_gpu
+    params.split_mode = _SPLIT_MODES[options.split_mode]
+    params.load_mode = _load_mode(options)
+    params.vocab_only = options.vocab_only
+    params.use_extra_bufts = _extra_buffers(options)
+    split = _tensor_split(options.tensor_split)
+    if split is not None:
+        params.tensor_split = split
+    with library.captured_errors() as lines:
+        pointer = ll.llama_model_load_from_file(bytes(path), params)
+    if not pointer:
+        raise LoadFailed(f"llama.cpp could not load {path.name}: {library.explain(lines)}")
+    return Handle(pointer, ll.llama_model_free, "model", borrowed=split)
+
+
+def _load_mode(options: ModelOptions) -> int:
+    modes = {
+        (True, False): ll.LLAMA_LOAD_MODE_MMAP,
+        (True, True): ll.LLAMA_LOAD_MODE_MMAP_MLOCK,
+        (False, True): ll.LLAMA_LOAD_MODE_MLOCK,
+        (False, False): ll.LLAMA_LOAD_MODE_NONE,
+    }
+    return int(modes[options.use_mmap, options.use_mlock])
+
+
+def _extra_buffers(options: ModelOptions) -> bool:
+    if options.extra_buffers is not None:
+        return options.extra_buffers
+    return options.vocab_only or probe.extra_buffers_are_safe()
+
+
+def _tensor_split(shares: tuple[float, ...]) -> ctypes.Array[ctypes.c_float] | None:
+    if not shares:
+        return None
+    array = (ctypes.c_float * int(ll.LLAMA_MAX_DEVICES))()
+    array[: len(shares)] = list(shares)
+    return array
+
+
+def _sample_pages(digest: hashlib._Hash, part: gguf.Part) -> None:
+    digest.update(part.file_size.to_bytes(8, "little"))
+    with part.path.open("rb") as file:
+        digest.update(file.read(part.data_offset))
+        stride = max(_PAGE_BYTES, (part.file_size - part.data_offset) // _SAMPLED_PAGES)
+        for offset in range(part.data_offset, part.file_size, stride):
+            file.seek(offset)
+            digest.update(file.read(_PAGE_BYTES))

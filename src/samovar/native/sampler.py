@@ -1,0 +1,316 @@
+"""How a token is picked: llama.cpp's stages, then a draw of our own.
+
+The stages run in the reference's order (its section 2.5): grammar, logit bias, then either
+mirostat, or penalties, DRY, top-n-sigma, top-k, typical-p, top-p, min-p, XTC, infill and
+temperature. What they leave are candidates. Without a temperature the likeliest is taken;
+otherwise one is drawn with a number that depends on nothing but the seed and the position
+(Philox), so that a pick is a function of (seed, position, logits, tokens so far) and a sequence
+that is interrupted goes on as if it had not been. XTC draws from Philox too. Mirostat keeps
+hidden state and draws from llama.cpp's own generator: repeatable from the start, not resumable.
+
+A grammar is checked after the pick and its mask computed only when the pick is not allowed: with
+no truncating stage the distribution is the same as masking first, and nearly so with one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as ll
+import numpy as np
+
+from samovar.errors import InvalidRequest, NativeError
+from samovar.native import philox
+from samovar.native.grammar import Grammars, Matcher
+from samovar.native.handle import Handle
+from samovar.native.interface import Sampled
+from samovar.native.vocabulary import Vocabulary
+from samovar.types import SamplingParams
+
+# llama_token_data: i32 id, f32 logit, f32 p
+_CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+
+_MAX_WINDOW = 2**16  # llama.cpp reserves the whole window of DRY and of the penalties
+
+
+class Candidates:
+    """The array that the stages narrow: made once per model and used by one sampler at a time."""
+
+    def __init__(self, size: int) -> None:
+        self._ids = np.arange(size, dtype=np.int32)
+        self._data = np.zeros(size, _CANDIDATE)
+        self._address = self._data.ctypes.data
+        self.native = ll.llama_token_data_array()
+        self.reference = ctypes.byref(self.native)
+
+    def fill(self, logits: np.ndarray) -> None:
+        """All tokens, in order."""
+        self._data["id"] = self._ids
+        self._data["logit"] = logits
+        self._point(self._address, len(self._data), is_sorted=False)
+
+    def live(self) -> np.ndarray:
+        """What is left of them: a view with the fields id, logit and p."""
+        native = self.native
+        offset = (ctypes.cast(native.data, ctypes.c_void_p).value or 0) - self._address
+        start = offset // _CANDIDATE.itemsize
+        return self._data[start : start + native.size]
+
+    def replace(self, rows: np.ndarray) -> None:
+        """Keep only `rows`, which are sorted by logit, highest first."""
+        self._data[: len(rows)] = rows
+        self._point(self._address, len(rows), is_sorted=True)
+
+    def _point(self, address: int, size: int, *, is_sorted: bool) -> None:
+        native = self.native
+        native.data = ctypes.cast(address, ll.llama_token_data_p)
+        native.size = size
+        native.selected = -1
+        native.sorted = is_sorted
+
+
+class ChainSampler:
+    """Picks tokens for one sequence with llama.cpp's stages and a Philox draw.
+
+    `sample` changes nothing; `accept` tells it what became part of the sequence. The history that
+    penalties and DRY look at begins with the tokens given here, prompt included. Raises
+    GrammarRejected and InvalidRequest.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        candidates: Candidates,
+        grammars: Grammars,
+        params: SamplingParams,
+        tokens: Sequence[int] = (),
+    ) -> None:
+        self.params = params
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._vocabulary = vocabulary
+        self._candidates = candidates
+        self._matcher: Matcher | None = None
+        if params.grammar is not None:
+            self._matcher = grammars.start(params.grammar)
+        self._chains = [
+            Chain(vocabulary, stages) for stages in _stages(vocabulary, params, self.seed)
+        ]
+        self._is_argmax = params.temperature <= 0 and not any(c.moves_peak for c in self._chains)
+        self._is_argmax = self._is_argmax and params.xtc_probability == 0
+        self.restart_history(tokens)
+
+    def sample(self, logits: np.ndarray, position: int) -> Sampled:
+        """Pick the token for `position`. `logits`: float32, one per token; not changed."""
+        token = self._pick(logits, position, philox.PICK)
+        if self._matcher is not None and not self._matcher.allows(token):
+            masked = np.where(self._matcher.mask(), logits, np.float32(-np.inf))
+            token = self._pick(masked, position, philox.PICK_MASKED)
+            if not self._matcher.allows(token):
+                raise NativeError("the grammar leaves no token to pick")
+        report = self.params.logprobs
+        scores = None if report is None else philox.logprobs(logits, token, report)
+        return Sampled(token, self._vocabulary.is_eog(token), scores)
+
+    def accept(self, token: int) -> None:
+        """The token is now part of the sequence. Raises InvalidToken if the grammar forbids it."""
+        if self._matcher is not None:
+            self._matcher.consume(token)
+        self._remember(token)
+
+    def restart_history(self, tokens: Sequence[int]) -> None:
+        """Let the penalties and DRY look at the end of `tokens` and at nothing before."""
+        if not any(chain.has_history for chain in self._chains):
+            return
+        for chain in self._chains:
+            chain.reset()
+        params = self.params
+        window = max(_window(params.penalty_last_n), _window(params.dry_penalty_last_n))
+        for token in tokens[max(0, len(tokens) - window) :]:
+            self._remember(token)
+
+    def close(self) -> None:
+        """Free the native stages. Idempotent."""
+        for chain in self._chains:
+            chain.close()
+
+    def _remember(self, token: int) -> None:
+        for chain in self._chains:
+            chain.accept(token)
+
+    def _pick(self, logits: np.ndarray, position: int, word: int) -> int:
+        if self._is_argmax:
+            token = int(logits.argmax())
+            if logits[token] != logits[token]:  # argmax finds the first NaN
+                raise NativeError("the model produced a logit that is not a number")
+            return token
+        candidates = self._candidates
+        candidates.fill(logits)
+        self._chains[0].apply(candidates)
+        if self.params.xtc_probability > 0:
+            self._exclude_top(candidates, philox.uniform(self.seed, position, word + philox.XTC))
+        for chain in self._chains[1:]:
+            chain.apply(candidates)
+        if candidates.native.selected >= 0:  # mirostat picks by itself
+            return int(candidates.live()["id"][candidates.native.selected])
+        rows = candidates.live()
+        if self.params.temperature <= 0:
+            return int(rows["id"][rows["logit"].argmax()])
+        return _draw(rows, philox.uniform(self.seed, position, word))
+
+    def _exclude_top(self, candidates: Candidates, number: float) -> None:
+        """XTC: sometimes drop all candidates above the threshold but the least likely of them.
+
+        As llama.cpp's stage (llama-sampler.cpp, llama_sample_xtc_apply), but for the draw.
+        """
+        threshold = self.params.xtc_threshold
+        rows = candidates.live()
+        if number >= self.params.xtc_probability or threshold > 0.5 or len(rows) < 2:
+            return
+        rows = rows[np.argsort(-rows["logit"], kind="stable")]
+        above = int(np.count_nonzero(philox.softmax(rows["logit"]) >= threshold))
+        if above > 1 and len(rows) - (above - 1) >= self.params.min_keep:
+            rows = rows[above - 1 :]
+        candidates.replace(rows)
+
+
+def _draw(rows: np.ndarray, number: float) -> int:
+    index = philox.draw(rows["logit"], number)
+    if index is None:
+        raise NativeError("the sampling stages left no token with a probability")
+    return int(rows["id"][index])
+
+
+# ---- the native stages --------------------------------------------------------------------------
+
+
+class Chain:
+    """Some of llama.cpp's stages, applied in order."""
+
+    def __init__(self, vocabulary: Vocabulary, stages: list[tuple[str, int]]) -> None:
+        _ = vocabulary.pointer  # stages point into the vocabulary: not after the model is closed
+        pointer = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
+        for _name, stage in stages:
+            ll.llama_sampler_chain_add(pointer, stage)
+        self.handle = Handle(pointer, ll.llama_sampler_free, "sampler")
+        self.handle.watch(self)
+        self.names = [name for name, _ in stages]
+        self.moves_peak = not _KEEP_PEAK.issuperset(self.names)
+        """Whether the likeliest token may be another one afterwards."""
+        self.has_history = not _HISTORY.isdisjoint(self.names)
+
+    def apply(self, candidates: Candidates) -> None:
+        """Narrow the candidates."""
+        if self.names:
+            ll.llama_sampler_apply(self.handle.pointer, candidates.reference)
+
+    def accept(self, token: int) -> None:
+        """Let the stages that have a history see the token."""
+        if self.has_history:
+            ll.llama_sampler_accept(self.handle.pointer, token)
+
+    def reset(self) -> None:
+        """Forget the history."""
+        if self.has_history:
+            ll.llama_sampler_reset(self.handle.pointer)
+
+    def close(self) -> None:
+        """Free the stages. Idempotent."""
+        self.handle.close()
+
+
+_HISTORY = frozenset({"penalties", "dry"})
+_KEEP_PEAK = frozenset({"top_n_sigma", "top_k", "top_p", "min_p", "temperature"})
+
+
+def _stages(
+    vocabulary: Vocabulary, params: SamplingParams, seed: int
+) -> list[list[tuple[str, int]]]:
+    """The native stages before and after XTC, each present only if it does something."""
+    bias = _bias(vocabulary, params)
+    if params.mirostat:
+        return [bias + _mirostat(vocabulary, params, seed & 0xFFFFFFFF)]
+    return [bias + _history(vocabulary, params) + _truncation(params), _shaping(vocabulary, params)]
+
+
+def _bias(vocabulary: Vocabulary, params: SamplingParams) -> list[tuple[str, int]]:
+    bias = dict(params.logit_bias)
+    for token in bias:
+        if not 0 <= token < vocabulary.size:
+            raise InvalidRequest(
+                f"logit_bias names token {token}; use ids from 0 to {vocabulary.size - 1}"
+            )
+    if params.ignore_eos:
+        bias.update(dict.fromkeys(vocabulary.eog_tokens, -np.inf))
+    if not bias:
+        return []
+    entries = (ll.llama_logit_bias * len(bias))(*bias.items())
+    return [("logit_bias", ll.llama_sampler_init_logit_bias(vocabulary.size, len(bias), entries))]
+
+
+def _mirostat(vocabulary: Vocabulary, params: SamplingParams, seed: int) -> list[tuple[str, int]]:
+    stages = []
+    if params.temperature > 0:
+        stages.append(("temperature", ll.llama_sampler_init_temp(params.temperature)))
+    tau, eta = params.mirostat_tau, params.mirostat_eta
+    if params.mirostat == 1:
+        last = ll.llama_sampler_init_mirostat(vocabulary.size, seed, tau, eta, 100)
+    else:
+        last = ll.llama_sampler_init_mirostat_v2(seed, tau, eta)
+    return [*stages, ("mirostat", last)]
+
+
+def _history(vocabulary: Vocabulary, params: SamplingParams) -> list[tuple[str, int]]:
+    stages = []
+    penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
+    window = _window(params.penalty_last_n)
+    if penalties != (1.0, 0.0, 0.0) and window:
+        stage = ll.llama_sampler_init_penalties(vocabulary.size, window, *penalties)
+        stages.append(("penalties", stage))
+    window = _window(params.dry_penalty_last_n)
+    if params.dry_multiplier > 0 and window:
+        breakers = [text.encode() for text in params.dry_sequence_breakers if text]
+        stage = ll.llama_sampler_init_dry(
+            vocabulary.pointer,
+            params.dry_multiplier,
+            params.dry_base,
+            params.dry_allowed_length,
+            window,
+            (ctypes.c_char_p * max(1, len(breakers)))(*breakers),
+            len(breakers),
+        )
+        stages.append(("dry", stage))
+    return stages
+
+
+def _window(last: int) -> int:
+    return _MAX_WINDOW if last < 0 else min(last, _MAX_WINDOW)
+
+
+def _truncation(params: SamplingParams) -> list[tuple[str, int]]:
+    keep = max(1, params.min_keep)
+    stages = []
+    if params.top_n_sigma > 0:
+        stages.append(("top_n_sigma", ll.llama_sampler_init_top_n_sigma(params.top_n_sigma)))
+    if params.top_k > 0:
+        stages.append(("top_k", ll.llama_sampler_init_top_k(params.top_k)))
+    if params.typical_p < 1:
+        stages.append(("typical_p", ll.llama_sampler_init_typical(params.typical_p, keep)))
+    if params.top_p < 1:
+        stages.append(("top_p", ll.llama_sampler_init_top_p(params.top_p, keep)))
+    if params.min_p > 0:
+        stages.append(("min_p", ll.llama_sampler_init_min_p(params.min_p, keep)))
+    return stages
+
+
+def _shaping(vocabulary: Vocabulary, params: SamplingParams) -> list[tuple[str, int]]:
+    stages = []
+    if params.infill:
+        stages.append(("infill", ll.llama_sampler_init_infill(vocabulary.pointer)))
+    if params.temperature > 0 and params.dynatemp_range > 0:
+        args = (params.temperature, params.dynatemp_range, params.dynatemp_exponent)
+        stages.append(("temperature", ll.llama_sampler_init_temp_ext(*args)))
+    elif params.temperature > 0 and params.temperature != 1:
+        stages.append(("temperature", ll.llama_sampler_init_temp(params.temperature)))
+    return stages

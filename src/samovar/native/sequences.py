@@ -1,0 +1,108 @@
+"""Which tokens each sequence holds and where its next logits are: one bookkeeping for all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from samovar.errors import InvalidRequest, NoLogits
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One sequence of a context. Position i of its KV holds `tokens[i]`.
+
+    `row` is where its next-token logits lie in the last batch. Another batch overwrites them, so
+    `saved` takes a copy before one that the sequence is not part of; both None: no logits.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    row: int | None = None
+    saved: np.ndarray | None = None
+    adapters: bytes | None = None
+    """Digest of the adapters under which every cell was computed; None: no cells yet."""
+    revision: int = 0
+    """Goes up with every change of `tokens`."""
+    is_mixed: bool = False
+    """Whether cells were computed under different adapters: such a state must not be saved."""
+
+    def forget_logits(self) -> None:
+        """What follows the last token is no longer known."""
+        self.row = self.saved = None
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the next token can be sampled."""
+        return self.row is not None or self.saved is not None
+
+    def extend(self, tokens: list[int], adapters: bytes) -> None:
+        """These tokens were computed after the others."""
+        if self.tokens and self.adapters != adapters:
+            self.is_mixed = True
+        self.adapters = adapters
+        self.revision += 1
+        self.tokens.extend(tokens)
+
+    def truncate(self, length: int) -> None:
+        """The tokens from `length` on are gone."""
+        self.revision += 1
+        del self.tokens[length:]
+        self.forget_logits()
+
+    def reset(self, tokens: list[int] | None = None, adapters: bytes | None = None) -> None:
+        """The sequence now holds exactly `tokens`; nothing is known of what follows them."""
+        self.tokens = tokens or []
+        self.revision += 1
+        self.adapters = adapters
+        self.is_mixed = False
+        self.forget_logits()
+
+
+class Sequences:
+    """All sequences of a context."""
+
+    def __init__(self, count: int) -> None:
+        self._all = [Sequence() for _ in range(count)]
+        self._in_batch: set[int] = set()
+
+    def __getitem__(self, seq_id: int) -> Sequence:
+        """The sequence; raises InvalidRequest for an id that the context does not have."""
+        if not 0 <= seq_id < len(self._all):
+            raise InvalidRequest(
+                f"there is no sequence {seq_id}; this context has 0 to {len(self._all) - 1}"
+            )
+        return self._all[seq_id]
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._all)
+
+    @property
+    def num_cells(self) -> int:
+        """Tokens in all sequences together."""
+        return sum(len(sequence.tokens) for sequence in self._all)
+
+    def logits_owners(self, besides: Collection[int] = ()) -> list[Sequence]:
+        """The sequences whose logits lie in the last batch, but for some."""
+        owners = [self._all[seq_id] for seq_id in self._in_batch if seq_id not in besides]
+        return [sequence for sequence in owners if sequence.row is not None]
+
+    def set_rows(self, rows: dict[int, int]) -> None:
+        """A batch ran: these sequences have logits in it, and nobody else has."""
+        for sequence in self.logits_owners():
+            sequence.row = None
+        for seq_id, row in rows.items():
+            self._all[seq_id].row = row
+            self._all[seq_id].saved = None
+        self._in_batch = set(rows)
+
+    def require_logits(self, seq_id: int) -> Sequence:
+        """The sequence, if its next token can be sampled; raises NoLogits otherwise."""
+        sequence = self[seq_id]
+        if not sequence.has_logits:
+            raise NoLogits(
+                f"sequence {seq_id} has no logits for its next token; remove its last token"
+                " (seq_rm_last) and prefill that again"
+            )
+        return sequence
