@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
 
 from samovar.cli import inprocess
 from samovar.cli.output import print_json
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    """Declare the command."""
-    parser = commands.add_parser("embed", help="texts to vectors, one line each")
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file")
-    parser.add_argument("texts", metavar="TEXT", nargs="+")
-    parser.add_argument(
-        "--pooling", choices=("mean", "cls", "last"), help="default: what the file says, else last"
-    )
-    parser.add_argument("--raw", action="store_true", help="do not scale vectors to length 1")
-    parser.add_argument("--ctx-size", type=int, default=0, metavar="N", help="longest text")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every core")
-    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="default: all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(command=embed)
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """The command line of `samovar embed`, as parsed."""
+
+    model: str
+    texts: tuple[str, ...]
+    pooling: str | None
+    raw: bool
+    ctx_size: int
+    threads: int
+    gpu_layers: int
+    as_json: bool
 
 
-def embed(args: argparse.Namespace) -> int:
-    """Print one vector per text."""
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True)
+@click.option(
+    "--pooling",
+    type=click.Choice(("mean", "cls", "last")),
+    help="Default: what the file says, else last.",
+)
+@click.option("--raw", is_flag=True, help="Do not scale vectors to length 1.")
+@click.option("--ctx-size", type=int, default=0, metavar="N", help="Longest text in tokens.")
+@click.option("--threads", type=int, default=0, metavar="N", help="Default: every core.")
+@click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def embed(**options: Any) -> None:  # noqa: ANN401 - click hands over what it parsed
+    """Print one vector per text of TEXTS, a line each. MODEL is a GGUF file."""
+    _embed(EmbedOptions(**options))
+
+
+def _embed(options: EmbedOptions) -> None:
     vectors, count = [], 0
     with inprocess.open_model(
-        args.model,
-        context_length=args.ctx_size,
-        threads=args.threads,
-        gpu_layers=args.gpu_layers,
+        options.model,
+        context_length=options.ctx_size,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
     ) as backend:
-        for text in args.texts:
+        for text in options.texts:
             tokens = backend.tokenize(text)
             count += len(tokens)
-            vectors.append(inprocess.embed(backend, tokens, args.pooling, is_raw=args.raw))
-    if args.json:
+            vectors.append(inprocess.embed(backend, tokens, options.pooling, is_raw=options.raw))
+    if options.as_json:
         usage = {"prompt_tokens": count, "total_tokens": count}
         print_json({"embeddings": vectors, "usage": usage})
     else:
         for vector in vectors:
             sys.stdout.write(" ".join(f"{value:.6g}" for value in vector) + "\n")
-    return 0

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samovar import gguf
-from samovar.chat.prompt import PromptRenderer
+from samovar.chat.family import template_family as template_family
+from samovar.chat.prompt import request_renderer
+from samovar.chat.renderer import Renderer
+from samovar.chat.specials import Specials
 from samovar.errors import ContextOverflow, DecodeTimeout, InvalidRequest
 from samovar.native import library, memory, probe
-from samovar.native.context import ContextOptions
+from samovar.native.context import Context, ContextOptions
+from samovar.native.interface import StateKind
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import Model, ModelOptions
 from samovar.types import FinishReason, SamplingParams
-
-__all__ = ["Generation", "Timings", "generate", "library", "open_model", "open_vocabulary", "probe"]
 
 
 @dataclass(slots=True)
@@ -77,7 +79,9 @@ def open_model(
     backend = LlamaBackend.open(path, model=model_options, context=options, proves_state=False)
     renderer = _renderer(backend)
     try:
-        backend.use_renderer(renderer)
+        if renderer is not None:
+            specials = Specials(backend.vocabulary.control_texts)
+            backend.use_renderer(request_renderer(renderer, specials))
         loaded = [(backend.load_adapter(name), scale) for name, scale in adapters]
         backend.apply_adapters(loaded)
         yield backend
@@ -93,17 +97,16 @@ def _fitting_length(path: str) -> int:
     return memory.fitting_length(header, ContextOptions())
 
 
-def _renderer(backend: LlamaBackend) -> PromptRenderer | None:
+def _renderer(backend: LlamaBackend) -> Renderer | None:
     source = backend.model.chat_template
     if source is None:
         return None
     vocabulary = backend.vocabulary
     bos, eos = vocabulary.bos, vocabulary.eos
-    return PromptRenderer(
+    return Renderer(
         source,
         bos_token="" if bos is None else vocabulary.text(bos),
         eos_token="" if eos is None else vocabulary.text(eos),
-        specials=vocabulary.control_texts,
     )
 
 
@@ -202,3 +205,35 @@ def embed(
     norm = float((vector @ vector) ** 0.5)
     values: list[float] = (vector if is_raw or norm == 0 else vector / norm).tolist()
     return values
+
+
+def read_state_kind(path: str) -> StateKind:
+    """How the model's state can be cut, from a model without weights: the proof comes at load."""
+    model = Model(path, ModelOptions(without_weights=True, check_memory=False))
+    try:
+        context = Context(model, ContextOptions(context_length=256, check_memory=False))
+        has_memory, window = context.has_memory, model.window
+        context.close()
+        if not has_memory:
+            return StateKind.NONE
+        if model.is_recurrent:
+            return StateKind.INDIVISIBLE
+        has_tail = bool(window) or model.is_hybrid
+        return StateKind.DIVISIBLE_WITH_TAIL if has_tail else StateKind.DIVISIBLE
+    finally:
+        model.close()
+
+
+def describe_library() -> library.Library:
+    """The native library that is installed. Raises InternalError when there is none that loads."""
+    return library.describe()
+
+
+def probe_library() -> probe.ProbeResult:
+    """Whether its extra weight buffers work on this CPU."""
+    return probe.probe_result()
+
+
+def free_memory() -> int | None:
+    """Bytes that a model could use now."""
+    return memory.available_bytes()

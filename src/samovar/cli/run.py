@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import click
 
 from samovar.cli import inprocess
 from samovar.cli.input import read_text
@@ -20,79 +22,95 @@ from samovar.types import SamplingParams
 INTERRUPTED = 130  # what a shell reports for SIGINT
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    """Declare the command."""
-    parser = commands.add_parser("run", help="generate text from a prompt")
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: standard input")
-    parser.add_argument("--raw", action="store_true", help="do not apply the chat template")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="default: until the model ends")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=int, default=40, help="0: off (default: 40)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="1: off (default: 0.95)")
-    parser.add_argument("--min-p", type=float, default=0.05, help="0: off (default: 0.05)")
-    parser.add_argument("--seed", type=int, help="same seed, same text (default: a random one)")
-    parser.add_argument("--grammar-file", type=Path, metavar="FILE", help="GBNF to follow")
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="an adapter to apply; may be repeated",
-    )
-    parser.add_argument("--ctx-size", type=int, default=0, metavar="N", help="context in tokens")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every core")
-    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="default: all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(command=run)
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The command line of `samovar run`, as parsed."""
+
+    model: str
+    prompt: str | None
+    raw: bool
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int | None
+    grammar_file: Path | None
+    lora: tuple[str, ...]
+    ctx_size: int
+    threads: int
+    gpu_layers: int
+    as_json: bool
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    prompt = read_text(args.prompt, "prompt")
-    params = _params(args)
-    if args.max_tokens is not None and args.max_tokens < 1:
+@click.command()
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--raw", is_flag=True, help="Do not apply the chat template.")
+@click.option("--max-tokens", type=int, metavar="N", help="Default: until the model ends.")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="0: greedy.")
+@click.option("--top-k", type=int, default=40, show_default=True, help="0: off.")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="1: off.")
+@click.option("--min-p", type=float, default=0.05, show_default=True, help="0: off.")
+@click.option("--seed", type=int, help="Same seed, same text. Default: a random one.")
+@click.option("--grammar-file", type=Path, metavar="FILE", help="GBNF to follow.")
+@click.option("--lora", multiple=True, metavar="PATH[:SCALE]", help="An adapter; may be repeated.")
+@click.option("--ctx-size", type=int, default=0, metavar="N", help="Context in tokens.")
+@click.option("--threads", type=int, default=0, metavar="N", help="Default: every core.")
+@click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def run(**options: Any) -> int:  # noqa: ANN401 - click hands over what it parsed
+    """Generate text from PROMPT (default: standard input) with MODEL, a GGUF file."""
+    return _run(RunOptions(**options))
+
+
+def _run(options: RunOptions) -> int:
+    prompt = read_text(options.prompt, "prompt")
+    params = _params(options)
+    if options.max_tokens is not None and options.max_tokens < 1:
         raise InvalidRequest("--max-tokens must be 1 or more")
-    if args.ctx_size < 0 or args.threads < 0:
+    if options.ctx_size < 0 or options.threads < 0:
         raise InvalidRequest("--ctx-size and --threads must be positive")
     started = time.monotonic()
     with inprocess.open_model(
-        args.model,
-        context_length=args.ctx_size,
-        threads=args.threads,
-        gpu_layers=args.gpu_layers,
-        adapters=[_adapter(text) for text in args.lora],
+        options.model,
+        context_length=options.ctx_size,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        adapters=[_adapter(text) for text in options.lora],
     ) as backend:
         load_seconds = time.monotonic() - started
-        tokens = inprocess.encode_prompt(backend, prompt, is_raw=args.raw)
+        tokens = inprocess.encode_prompt(backend, prompt, is_raw=options.raw)
         with _interruptible(backend.abort) as cancelled:
             answer = inprocess.generate(
                 backend,
                 tokens,
                 params,
-                max_tokens=args.max_tokens,
-                on_text=(lambda _: None) if args.json else write_text,
+                max_tokens=options.max_tokens,
+                on_text=(lambda _: None) if options.as_json else write_text,
                 cancelled=cancelled,
             )
     answer.timings.load_seconds = load_seconds
-    _report(answer, as_json=args.json)
+    _report(answer, as_json=options.as_json)
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
 
 
-def _params(args: argparse.Namespace) -> SamplingParams:
+def _params(options: RunOptions) -> SamplingParams:
     grammar = None
-    if args.grammar_file is not None:
+    if options.grammar_file is not None:
         try:
-            grammar = args.grammar_file.read_text(encoding="utf-8")
+            grammar = options.grammar_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"cannot read the grammar {args.grammar_file}: {error}") from None
+            raise InvalidRequest(
+                f"cannot read the grammar {options.grammar_file}: {error}"
+            ) from None
     return SamplingParams(
         grammar=grammar,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        seed=args.seed,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        seed=options.seed,
     )
 
 
@@ -106,7 +124,7 @@ def _adapter(text: str) -> tuple[str, float]:
 
 
 @contextmanager
-def _interruptible(abort: inprocess.Callable[[], None]) -> Iterator[threading.Event]:
+def _interruptible(abort: Callable[[], None]) -> Iterator[threading.Event]:
     """Turn Ctrl-C into a cancellation that takes effect inside the running decode call."""
     cancelled = threading.Event()
 

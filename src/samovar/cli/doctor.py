@@ -1,0 +1,81 @@
+"""`samovar doctor`: what this installation is, whether it works, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from samovar import __version__
+from samovar.cli import inprocess
+from samovar.cli.output import print_json, size
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(*, as_json: bool) -> int:
+    """Check this installation; the exit code is 1 when something needs doing."""
+    findings = _findings()
+    advice = _advice(findings)
+    if as_json:
+        print_json({**findings, "advice": advice})
+        return 1 if advice else 0
+    for section, facts in findings.items():
+        sys.stdout.write(f"{section}\n")
+        for name, value in facts.items():
+            sys.stdout.write(f"  {name.replace('_', ' '):20} {value}\n")
+    sys.stdout.write("\n".join(["advice", *(f"  {line}" for line in advice or ["none"])]) + "\n")
+    return 1 if advice else 0
+
+
+def _findings() -> dict[str, dict[str, Any]]:
+    native = inprocess.describe_library()
+    free = inprocess.free_memory()
+    return {
+        "samovar": {"version": __version__, "python": platform.python_version()},
+        "library": {
+            "version": native.version,
+            "path": str(native.path),
+            "features": native.features,
+            "gpu": native.supports_gpu,
+            "state_version": native.state_version,
+        },
+        "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "memory": {"free": "unknown" if free is None else size(free)},
+        "probe": asdict(inprocess.probe_library()),
+        "directories": _directories(),
+    }
+
+
+def _advice(findings: dict[str, dict[str, Any]]) -> list[str]:
+    advice = []
+    if not findings["probe"]["ok"]:
+        advice.append(
+            "the library's extra weight buffers fail on this CPU, so models run without them and"
+            " slower: rebuild the library with `make setup`, or with a newer compiler"
+        )
+    cache = Path(findings["directories"]["cache"])
+    if findings["directories"]["cache_writable"] is False:
+        advice.append(f"{cache} cannot be written: make it writable or set XDG_CACHE_HOME")
+    return advice
+
+
+def _directories() -> dict[str, Any]:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    cache = Path(base) / "samovar"
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return {"cache": str(cache), "cache_writable": os.access(existing, os.W_OK)}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
