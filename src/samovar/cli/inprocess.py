@@ -115,6 +115,8 @@ def encode_prompt(backend: LlamaBackend, prompt: str | bytes, *, is_raw: bool) -
 
     Raises InvalidRequest for nothing at all, and ContextOverflow before tokenizing what cannot fit.
     """
+    if not prompt:
+        raise InvalidRequest("the prompt is empty; give some text")
     backend.vocabulary.require_fits(prompt, backend.context_length)
     if is_raw or backend.model.chat_template is None:
         tokens = backend.tokenize(prompt)
@@ -122,7 +124,7 @@ def encode_prompt(backend: LlamaBackend, prompt: str | bytes, *, is_raw: bool) -
         text = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")
         tokens = backend.apply_chat_template({"messages": [{"role": "user", "content": text}]})
     if not tokens:
-        raise InvalidRequest("the prompt is empty; give some text")
+        raise InvalidRequest("this vocabulary has no token for the prompt; give some other text")
     return tokens
 
 

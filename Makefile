@@ -1,0 +1,89 @@
+# `make run` and `make test` set up what they need; each works first, alone, from a clean clone.
+# What is needed beforehand: make, Python 3.11 or newer with its venv module, a C++ compiler.
+#
+#   make run          run a model
+#   make test         check the code and run the tests
+#   make test-long    the same tests at full scale
+#   make check        formatting, lint, types, import contracts
+#   make setup        only the environment that `make run` uses
+#   make lock         write the requirement files anew (needs uv)
+#   make clean        remove everything made here; the compiled llama.cpp is kept elsewhere, see
+#                     scripts/build_llama.py
+#
+# make PYTHON=python3.12 ... chooses the interpreter, CC, CXX, CFLAGS, CXXFLAGS and CMAKE_ARGS in the
+# environment the way llama.cpp is compiled.
+
+PYTHON ?=
+SCALE ?= ci
+PROMPT ?= Once upon a time
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+DEMO := .build/demo.gguf
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --quiet --require-hashes --requirement
+
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+# Two pips must not write into one environment at once.
+.NOTPARALLEL:
+.PHONY: setup run test test-long check lock clean llama test-setup
+
+run: $(DEMO)
+	$(BIN)/samovar run $(DEMO) "$(PROMPT)" --max-tokens 40
+
+test-long: SCALE = full
+test test-long: check
+	SAMOVAR_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest
+
+check: test-setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	MYPYPATH=scripts $(BIN)/mypy scripts
+	$(BIN)/lint-imports
+
+setup: $(STAMPS)/package llama
+
+test-setup: setup $(STAMPS)/models $(STAMPS)/test
+
+# An environment does not survive being moved, nor the removal of its Python.
+ifneq ($(shell test -x $(BIN)/python && cat $(STAMPS)/venv 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMPS)/venv
+endif
+$(STAMPS)/venv:
+	@python=$$(sh scripts/find_python.sh "$(PYTHON)") \
+	    && "$$python" scripts/build_llama.py --check \
+	    && echo "making $(VENV) with $$python" \
+	    && "$$python" -m venv --clear $(VENV) \
+	    && mkdir $(STAMPS) && printf '%s' "$(CURDIR)" > $@
+
+$(STAMPS)/%: requirements/%.txt $(STAMPS)/venv
+	@echo "installing $<"
+	@$(INSTALL) $<
+	@touch $@
+
+$(STAMPS)/package: pyproject.toml $(STAMPS)/run
+	@echo "installing samovar in place"
+	@$(PIP) install --quiet --no-deps --no-index --no-build-isolation --editable .
+	@touch $@
+
+# Not a stamp: the CPU and the compiler decide whether the installed library is the right one.
+llama: $(STAMPS)/venv
+	@$(BIN)/python scripts/build_llama.py --install
+
+# Random weights, until a trained model is shipped.
+$(DEMO): $(wildcard modelmaker/*.py modelmaker/*/*.py) | setup $(STAMPS)/models
+	@mkdir -p $(@D)
+	$(BIN)/python -m modelmaker llama $@ --quant Q8_0
+
+lock:
+	cd requirements && for name in build run models test; do \
+	    uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	        --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
+	        --output-file $$name.txt $$name.in || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) .build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
