@@ -38,6 +38,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def __call__(self, *args: object) -> object:
+        """Call through and add the time."""
         started = time.perf_counter()
         result = self._function(*args)
         self.seconds += time.perf_counter() - started
