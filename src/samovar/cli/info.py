@@ -19,9 +19,11 @@ from samovar.cli.output import print_json, size
 def info(*, model: str, as_json: bool) -> None:
     """Print what MODEL, a GGUF file, holds: a model, a vocabulary or an adapter."""
     header = gguf.read_header(Path(model))
-    gguf.check(header)
     facts = _facts(header)
-    if not (header.is_vocab_only or header.is_adapter):
+    if header.is_vocab_only:
+        gguf.check_vocabulary(header)
+    elif not header.is_adapter:
+        gguf.check(header)
         facts |= _model_facts(header)
     if as_json:
         print_json(facts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as ll
 
 from samovar import gguf
-from samovar.errors import AdapterRejected, MalformedGGUF
+from samovar.errors import AdapterRejected, MalformedGGUF, UnsupportedModel
 from samovar.native import library
 from samovar.native.handle import Handle
 from samovar.native.model import Model
@@ -41,14 +41,6 @@ class LoraAdapter:
     def _check(self) -> None:
         try:
             header = gguf.read_header(self.path)
-            gguf.check(header)
-        except MalformedGGUF as error:
+        except (MalformedGGUF, UnsupportedModel) as error:
             raise AdapterRejected(str(error)) from error
-        if not header.is_adapter:
-            raise AdapterRejected(f"{self.path.name} is a model, not an adapter; pass it as MODEL")
-        own, wanted = header.architecture, self.model.header.architecture
-        if own != wanted:
-            raise AdapterRejected(
-                f"{self.path.name} was made for a model of architecture {own}, this one is"
-                f" {wanted}; use an adapter trained on this model"
-            )
+        gguf.check_adapter(header, self.model.header)

@@ -1,4 +1,4 @@
-"""What is checked of a step before anything native sees it; the same for every backend."""
+"""What is checked of a call before anything native sees it; the same for every backend."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from samovar.errors import ContextOverflow, InvalidRequest, InvalidToken
 from samovar.native.interface import Row
 from samovar.native.sequences import Sequences
+
+POOLINGS = ("mean", "cls", "last")
+
+
+def check_pooling(pooling: str | None) -> None:
+    """Raise InvalidRequest for what does not make one vector of many; None is the model's own."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise InvalidRequest(f"pooling must be one of {', '.join(POOLINGS)}")
 
 
 def check_tokens(tokens: Sequence[int], size: int) -> None:

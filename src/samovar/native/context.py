@@ -94,6 +94,8 @@ def _check_sizes(options: ContextOptions) -> None:
         raise InvalidRequest("context_length must be 0 (the model's own) or a positive number")
     if not 1 <= options.micro_batch_size <= options.batch_size < 2**20:
         raise InvalidRequest("batch_size must be at least micro_batch_size, and both positive")
+    if options.num_sequences > options.batch_size:  # llama.cpp reserves one output for each
+        raise InvalidRequest("batch_size must be at least num_sequences")
     if not 0 <= options.threads <= MAX_THREADS:
         raise InvalidRequest(f"threads must be between 1 and {MAX_THREADS}, or 0: one per core")
 
@@ -113,7 +115,9 @@ class Context:
         self.handle = _create(model, options, self._deadline)
         self.handle.watch(self)
         pointer = self.handle.pointer
-        self.context_length = int(ll.llama_n_ctx_seq(pointer))
+        self.context_length = min(
+            int(ll.llama_n_ctx_seq(pointer)), _learned_positions(model) or 2**31
+        )
         """Tokens that one sequence can hold, as llama.cpp rounded it."""
         self.num_cells = int(ll.llama_n_ctx(pointer))
         self.num_sequences = int(ll.llama_n_seq_max(pointer))
@@ -137,8 +141,12 @@ class Context:
         NoRoom leaves everything as it was. After Aborted, rows of earlier micro-batches stay in
         the cells: the caller truncates. Raises NativeError for llama.cpp's other refusals.
         """
+        pointer = self.handle.pointer
+        # Rows that were computed in another order than that of the batch are put right when they
+        # are first looked at. A call that finds no room forgets that, so look now.
+        ll.llama_get_logits(pointer)
         self._deadline.arm(self.options.decode_seconds)
-        code = ll.llama_decode(self.handle.pointer, batch.native)
+        code = ll.llama_decode(pointer, batch.native)
         self._deadline.disarm()
         if code == 0:
             return DECODED
@@ -226,14 +234,17 @@ class Context:
             raise InvalidRequest(f"threads must be between 1 and {MAX_THREADS}")
         ll.llama_set_n_threads(self.handle.pointer, count, count)
 
-    def set_adapters(self, adapters: list[tuple[int, float]]) -> None:
-        """Replace the attached set: (native adapter, scale) each."""
+    def set_adapters(self, adapters: list[tuple[Handle, float]]) -> None:
+        """Replace the attached set: (adapter, scale) each. What is attached is not freed."""
         count = len(adapters)
-        pointers = (ll.llama_adapter_lora_p_ctypes * max(count, 1))(*[a for a, _ in adapters])
-        scales = (ctypes.c_float * max(count, 1))(*[s for _, s in adapters])
+        pointers = (ll.llama_adapter_lora_p_ctypes * max(count, 1))(
+            *[adapter.pointer for adapter, _ in adapters]
+        )
+        scales = (ctypes.c_float * max(count, 1))(*[scale for _, scale in adapters])
         code = ll.llama_set_adapters_lora(self.handle.pointer, pointers, count, scales)
         if code:
             raise NativeError(f"llama.cpp refused the adapters (code {code})")
+        self.handle.attach([adapter for adapter, _ in adapters])
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -276,7 +287,12 @@ def _resolve(model: Model, options: ContextOptions) -> ContextOptions:
     length = options.context_length or model.trained_context
     if length < 1:
         raise InvalidRequest("the file names no context length; give one")
-    batch = min(options.batch_size, max(length, 1))
+    positions = _learned_positions(model)
+    if positions is not None and length > positions:  # llama.cpp would abort at the next one
+        raise InvalidRequest(
+            f"this model knows {positions} positions; a context of {length} is too long for it"
+        )
+    batch = max(min(options.batch_size, length), options.num_sequences)
     return replace(
         options,
         context_length=length,
@@ -284,6 +300,14 @@ def _resolve(model: Model, options: ContextOptions) -> ContextOptions:
         micro_batch_size=min(options.micro_batch_size, batch),
         threads=options.threads or default_threads(),
     )
+
+
+def _learned_positions(model: Model) -> int | None:
+    """How many positions the file has a vector for; None: they are computed, without an end."""
+    for tensor in model.header.tensors:
+        if tensor.name == "position_embd.weight":
+            return tensor.shape[-1]
+    return None
 
 
 def _create(model: Model, options: ContextOptions, deadline: Deadline) -> Handle:

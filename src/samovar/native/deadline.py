@@ -96,8 +96,8 @@ class _Watch:
             while True:
                 now = time.monotonic()
                 self.wakes_at = min((d.expire(now) for d in self._deadlines), default=math.inf)
-                idle = math.isinf(self.wakes_at)
-                self.changed.wait(None if idle else self.wakes_at - now)
+                # A wait longer than the platform's longest is refused; waking early does no harm.
+                self.changed.wait(min(self.wakes_at - now, threading.TIMEOUT_MAX))
 
 
 _watch = _Watch()

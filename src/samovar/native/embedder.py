@@ -7,8 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from samovar.errors import ContextOverflow, DecodeTimeout, InvalidRequest, InvalidToken
-from samovar.native.context import POOLING, Context, ContextOptions
+from samovar.errors import (
+    ContextOverflow,
+    DecodeTimeout,
+    InvalidToken,
+    OperationUnsupported,
+)
+from samovar.native import checks
+from samovar.native.context import Context, ContextOptions
+from samovar.native.handle import Handle
 from samovar.native.interface import Aborted, NoRoom
 from samovar.native.model import Model
 
@@ -21,16 +28,16 @@ class Embedder:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         self._model = model
         self._options = options
-        self._contexts: dict[str | None, Context] = {}
+        self._contexts: dict[str, Context] = {}
+        self._adapters: list[tuple[Handle, float]] = []
 
     def embed(self, tokens: Sequence[int], *, pooling: str | None = None) -> np.ndarray:
         """The embedding of `tokens`: float32, as long as the model's output width, not normalised.
 
         `pooling` is mean, cls or last; None: the file's own, else the last token's vector.
-        Raises InvalidToken, ContextOverflow.
+        Raises InvalidToken, ContextOverflow, OperationUnsupported.
         """
-        if pooling is not None and pooling not in POOLING:
-            raise InvalidRequest(f"pooling must be one of {', '.join(POOLING)}")
+        checks.check_pooling(pooling)
         if not tokens:
             raise InvalidToken("there is nothing to embed: the text has no tokens")
         self._model.vocabulary.check(tokens)
@@ -38,6 +45,12 @@ class Embedder:
         if len(tokens) > limit:
             raise ContextOverflow(f"{len(tokens)} tokens to embed, the model sees {limit}; split")
         return self._run(self._context(pooling or self._own_pooling(), len(tokens)), tokens)
+
+    def set_adapters(self, adapters: list[tuple[Handle, float]]) -> None:
+        """Replace the attached set, in the contexts that there are and in those to come."""
+        for context in self._contexts.values():
+            context.set_adapters(adapters)
+        self._adapters = adapters
 
     def close(self) -> None:
         """Free the contexts. Idempotent."""
@@ -48,14 +61,16 @@ class Embedder:
     def _own_pooling(self) -> str:
         """What the file asks for; without a word, the last token: as the reference does."""
         stored = self._model.header.pooling
-        return stored if stored not in (None, "none") else "last"
+        if stored == "rank":
+            raise OperationUnsupported("this model ranks texts; name a pooling to embed with it")
+        return stored if stored in checks.POOLINGS else "last"
 
     def _context(self, pooling: str, count: int) -> Context:
         found = self._contexts.get(pooling)
         if found is not None and found.batch_size >= count:
             return found
         if found is not None:
-            found.close()
+            self._contexts.pop(pooling).close()
         size = _LEAST
         while size < count:
             size *= 2
@@ -72,6 +87,7 @@ class Embedder:
             embeddings=True,
         )
         made = self._contexts[pooling] = Context(self._model, options)
+        made.set_adapters(self._adapters)
         return made
 
     def _run(self, context: Context, tokens: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from samovar.errors import Released
 
@@ -33,6 +33,7 @@ class Handle:
         self._free = free
         self._what = what
         self._parent = parent
+        self._attached: list[Handle] = []
         self._dependants = 0
         self._closing = False
         self._lock = threading.RLock()
@@ -61,6 +62,19 @@ class Handle:
             self._closing = True
             self._free_if_unused()
 
+    def attach(self, others: Sequence[Handle]) -> None:
+        """Keep `others` from being freed until this is, or until the next call names others.
+
+        Raises Released, and changes nothing, when one of them is closed.
+        """
+        for other in others:
+            _ = other.pointer
+        for other in others:
+            other.retain()
+        before, self._attached = self._attached, list(others)
+        for other in before:
+            other.release()
+
     def retain(self) -> None:
         """Something new depends on this. Raises Released when it is closed."""
         with self._lock:
@@ -78,5 +92,6 @@ class Handle:
             return
         pointer, self._pointer = self._pointer, None
         self._free(pointer)
+        self.attach([])
         if self._parent is not None:
             self._parent.release()

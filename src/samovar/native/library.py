@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import llama_cpp.llama_cpp as ll
@@ -88,12 +89,10 @@ class Library:
 @functools.cache
 def describe() -> Library:
     """Facts about the library in this process."""
-    import llama_cpp  # the version lives on the package, not on its low-level module
-
     start()
     return Library(
-        version=llama_cpp.__version__,
-        path=Path(llama_cpp.__file__).parent / "lib",
+        version=metadata.version("llama-cpp-python"),
+        path=Path(ll.__file__).parent / "lib",
         features=ll.llama_print_system_info().decode(),
         supports_gpu=bool(ll.llama_supports_gpu_offload()),
         state_version=int(ll.LLAMA_STATE_SEQ_VERSION),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import struct
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
@@ -60,8 +61,13 @@ GREEDY = SamplingParams()
 class Segment(Protocol):
     """A stretch of rendered prompt text."""
 
-    text: str
-    parse_special: bool
+    @property
+    def text(self) -> str:
+        """What it says."""
+
+    @property
+    def parse_special(self) -> bool:
+        """Whether control tokens written in it are meant as such."""
 
 
 Renderer = Callable[[Mapping[str, Any]], List[Segment]]
@@ -348,15 +354,21 @@ class LlamaBackend:
 
     def _take_back(self, rows: List[Row]) -> tuple[int, ...]:
         """After an interrupted call: cut each row's sequence back, or wipe it and name it."""
-        lost = []
         for row in rows:
-            sequence = self._sequences[row.seq_id]
-            sequence.row = None  # the call had begun to overwrite it
-            if not self._truncate(row.seq_id, len(sequence.tokens)):
-                self._context.remove(row.seq_id, -1)
-                sequence.reset()
-                lost.append(row.seq_id)
-        return tuple(lost)
+            self._sequences[row.seq_id].row = None  # the call had begun to overwrite it
+        if len(rows) > 1 and (self.model.is_recurrent or self.model.is_hybrid):
+            # llama.cpp gathers the recurrent states of the rows in neighbouring cells and moves
+            # others out of their way, layer by layer: cut short, any of them may be torn.
+            return tuple(filter(self._lose, range(self.num_sequences)))
+        kept = {row.seq_id: len(self._sequences[row.seq_id].tokens) for row in rows}
+        return tuple(s for s, held in kept.items() if not self._truncate(s, held) and self._lose(s))
+
+    def _lose(self, seq_id: int) -> bool:
+        """Empty a sequence whose cells cannot be trusted. False when there was nothing to lose."""
+        held = len(self._sequences[seq_id].tokens)
+        self._context.remove(seq_id, -1)
+        self._sequences[seq_id].reset()
+        return held > 0
 
     def _truncate(self, seq_id: int, length: int) -> bool:
         """Make the cells end before `length`. False when llama.cpp cannot, or lost some of them."""
@@ -397,6 +409,10 @@ class LlamaBackend:
     def tokens(self, seq_id: int) -> list[int]:
         """See Backend. A copy."""
         return list(self._sequences[seq_id].tokens)
+
+    def logits(self, seq_id: int) -> np.ndarray:
+        """A copy of the logits of the sequence's next token. Raises NoLogits."""
+        return self._logits(self._sequences.require_logits(seq_id)).copy()
 
     def has_logits(self, seq_id: int) -> bool:
         """See Backend."""
@@ -442,7 +458,8 @@ class LlamaBackend:
         else:
             # llama.cpp would carry out a copy between lanes only in the next decode call, and
             # reading or writing either lane before that is undefined.
-            self._codec.import_whole(target, self._codec.export_whole(source))
+            whole = self._codec.export_whole(source)
+            self._codec.import_whole(target, whole, len(origin.tokens))
         copy.reset(list(origin.tokens), origin.adapters)
         copy.is_mixed, copy.saved = origin.is_mixed, logits
 
@@ -451,7 +468,9 @@ class LlamaBackend:
     @property
     def namespace(self) -> bytes:
         """SHA-256 over what decides the bytes of a state besides the tokens."""
-        options = self._context.options
+        options, header = self._context.options, self.model.header
+        # Some models rotate by other factors in contexts longer than their original one.
+        original = header.integer(header.of_arch("rope.scaling.original_context_length"))
         about = (
             library.describe().version,
             library.describe().state_version,
@@ -461,6 +480,7 @@ class LlamaBackend:
             options.full_window,
             options.rope_freq_base,
             options.rope_freq_scale,
+            original is not None and self.context_length > original,
             repr(self._codec.layout),
         )
         digest = hashlib.sha256(self.model.fingerprint)
@@ -498,12 +518,12 @@ class LlamaBackend:
         count = len(packed.tokens)
         self.seq_rm(seq_id)
         if count and self.state_kind is StateKind.INDIVISIBLE:
-            self._codec.import_whole(seq_id, bytes(packed.rows))
+            self._codec.import_whole(seq_id, bytes(packed.rows), count)
         elif count:
             self._codec.import_ranges(seq_id, [Range(0, count, packed.rows)], packed.tail)
         sequence.reset(packed.tokens, self._adapters_digest)
         if packed.logits is not None and len(packed.logits) == self.vocabulary.size:
-            sequence.saved = packed.logits
+            sequence.saved = packed.logits.copy()  # not a view that keeps all of `data` alive
         return list(packed.tokens)
 
     def export_ranges(self, seq_id: int, bounds: List[tuple[int, int]]) -> list[Range]:
@@ -571,8 +591,12 @@ class LlamaBackend:
         loras = [(_own(adapter), float(scale)) for adapter, scale in adapters]
         if any(lora.model is not self.model for lora, _ in loras):
             raise AdapterRejected("an adapter was loaded for another model; load it for this one")
+        if not all(math.isfinite(scale) for _, scale in loras):
+            raise InvalidRequest("the scale of an adapter must be a finite number")
         digest = _digest_adapters(loras)
-        self._context.set_adapters([(lora.handle.pointer, scale) for lora, scale in loras])
+        handles = [(lora.handle, scale) for lora, scale in loras]
+        self._context.set_adapters(handles)
+        self._embedder.set_adapters(handles)
         if digest != self._adapters_digest:
             for sequence in self._sequences:
                 sequence.forget_logits()

@@ -93,10 +93,7 @@ def context_bytes(header: gguf.Header, options: ContextOptions) -> int:
     kv = gguf.kv_bytes_per_token(header, options.type_k, options.type_v)
     lanes = 1 if options.layout == "pool" else options.num_sequences
     length = options.context_length
-    held = min(length, kv.window + options.micro_batch_size) if kv.window else length
-    if options.full_window:
-        held = length
-    cells = lanes * (kv.full * length + kv.windowed * held)
+    cells = lanes * kv.lane_bytes(length, length if options.full_window else options.batch_size)
     width = header.n_embd or 0
     row = 4 * (_ACTIVATION_FLOATS * width + (header.vocab_size or 0))
     return cells + row * min(options.micro_batch_size, length)

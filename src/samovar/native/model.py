@@ -36,6 +36,8 @@ class ModelOptions:
     use_mmap: bool = True
     use_mlock: bool = False
     vocab_only: bool = False
+    without_weights: bool = False
+    """Read everything but the weights: enough to ask questions, not to compute."""
     extra_buffers: bool | None = None
     """Repacked and AMX weights; None: if the probe of the library says that they work here."""
     check_memory: bool = True
@@ -60,16 +62,9 @@ class Model:
         self.path = Path(path)
         self.options = options or ModelOptions()
         self.header = gguf.read_header(self.path)
-        gguf.check(self.header)
-        if self.header.is_adapter:
-            raise LoadFailed(f"{self.path.name} is an adapter; load its base model and then it")
         vocab_only = self.options.vocab_only
-        if not vocab_only and self.header.is_vocab_only:
-            raise LoadFailed(
-                f"{self.path.name} holds a vocabulary and no weights: it can tokenize and"
-                " detokenize, nothing else; use a full model file"
-            )
-        if self.options.check_memory and not vocab_only:
+        (gguf.check_vocabulary if vocab_only else gguf.check)(self.header)
+        if self.options.check_memory and not vocab_only and not self.options.without_weights:
             memory.check_weights(self.header)
         library.start()
         self.handle = _load(self.path, self.options)
@@ -138,6 +133,7 @@ def _load(path: Path, options: ModelOptions) -> Handle:
     params.split_mode = _SPLIT_MODES[options.split_mode]
     params.load_mode = _load_mode(options)
     params.vocab_only = options.vocab_only
+    params.no_alloc = options.without_weights
     params.use_extra_bufts = _extra_buffers(options)
     split = _tensor_split(options.tensor_split)
     if split is not None:
@@ -150,6 +146,8 @@ def _load(path: Path, options: ModelOptions) -> Handle:
 
 
 def _load_mode(options: ModelOptions) -> int:
+    if options.without_weights:
+        return int(ll.LLAMA_LOAD_MODE_NONE)
     modes = {
         (True, False): ll.LLAMA_LOAD_MODE_MMAP,
         (True, True): ll.LLAMA_LOAD_MODE_MMAP_MLOCK,
@@ -162,6 +160,8 @@ def _load_mode(options: ModelOptions) -> int:
 def _extra_buffers(options: ModelOptions) -> bool:
     if options.extra_buffers is not None:
         return options.extra_buffers
+    if options.without_weights:
+        return False
     return options.vocab_only or probe.extra_buffers_are_safe()
 
 

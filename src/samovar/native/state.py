@@ -3,7 +3,7 @@
 The blob is llama.cpp's own (`llama_state_seq_get_data`, build 0.3.36; see `llama-kv-cache.cpp`,
 `state_write`, and `llama-memory-recurrent.cpp`). All integers are little-endian:
 
-    u32 magic, i32 sequence id                        8 bytes that nobody checks on the way in
+    u32 magic, i32 sequence id                        the id is not looked at on the way in
     attention section (absent in purely recurrent models)
       u32 streams                                     1 in the pool, the number of lanes otherwise
       per stream: u32 cells, and where there are any:
@@ -200,9 +200,15 @@ class Codec:
         """The state as llama.cpp wrote it, without the header that names the sequence."""
         return self._read(seq_id)[_HEADER:].tobytes()
 
-    def import_whole(self, seq_id: int, state: bytes) -> None:
-        """Replace the sequence. Raises StateRejected, and leaves it empty, when refused."""
-        self._write(seq_id, len(state), np.frombuffer(state, np.uint8))
+    def import_whole(self, seq_id: int, state: bytes, cells: int) -> None:
+        """Replace the sequence by a state of `cells` positions.
+
+        Raises StateRejected, and leaves it empty, when it is refused or ends elsewhere.
+        """
+        blob = self._reserve_in(_HEADER + len(state))
+        blob[:_HEADER] = np.frombuffer(struct.pack("<Ii", _MAGIC, seq_id), np.uint8)
+        blob[_HEADER:] = np.frombuffer(state, np.uint8)
+        self._hand_over(seq_id, blob, cells)
 
     # -- ranges
 
@@ -226,8 +232,9 @@ class Codec:
     def import_ranges(self, seq_id: int, ranges: Sequence[Range], tail: bytes = b"") -> None:
         """Replace the sequence by the rows of `ranges`, which follow each other from position 0.
 
-        One blob is built and handed over in one call. Raises StateRejected for gaps and payloads
-        of another size, and when llama.cpp refuses; the sequence is then empty.
+        One blob is built and handed over in one call. Raises StateRejected for gaps, payloads of
+        another size and a tail of another position, and when llama.cpp refuses; the sequence is
+        then empty.
         """
         layout = self._divisible()
         cells = _check_ranges(ranges, layout)
@@ -239,7 +246,7 @@ class Codec:
         blob = self._reserve_in(_HEADER + size)
         end = self._build(blob, seq_id, cells, ranges, layout)
         blob[end:] = np.frombuffer(tail, np.uint8)
-        self._hand_over(seq_id, blob)
+        self._hand_over(seq_id, blob, cells)
 
     # -- helpers
 
@@ -291,23 +298,25 @@ class Codec:
             raise NativeError(f"llama.cpp wrote {written} of {size} bytes of a sequence's state")
         return self._out[:size]
 
-    def _write(self, seq_id: int, size: int, state: np.ndarray) -> None:
-        blob = self._reserve_in(_HEADER + size)
-        blob[:_HEADER] = np.frombuffer(struct.pack("<Ii", _MAGIC, seq_id), np.uint8)
-        blob[_HEADER:] = state
-        self._hand_over(seq_id, blob)
-
     def _reserve_in(self, size: int) -> np.ndarray:
         if len(self._in) < size:
             self._in = np.empty(size, np.uint8)
         return self._in[:size]
 
-    def _hand_over(self, seq_id: int, blob: np.ndarray) -> None:
-        consumed = self._context.write_state(seq_id, blob)
+    def _hand_over(self, seq_id: int, blob: np.ndarray, cells: int) -> None:
+        context = self._context
+        consumed = context.write_state(seq_id, blob)
         if consumed != len(blob):
-            self._context.remove(seq_id, -1)
+            context.remove(seq_id, -1)
             raise StateRejected(
                 "llama.cpp refused a saved state; it was dropped and will be computed again"
+            )
+        # Of two parts that end apart, one shows here: the last position is that of the part that
+        # ends first, and the first position of a recurrent part is its last.
+        if not context.first_position(seq_id) < cells == context.last_position(seq_id) + 1:
+            context.remove(seq_id, -1)
+            raise StateRejected(
+                f"a saved state of {cells} tokens has parts that end elsewhere; it was dropped"
             )
 
 
@@ -510,7 +519,7 @@ def _round_trips(
     ranges, rest = state
     try:
         if codec.layout is None:
-            codec.import_whole(0, rest)
+            codec.import_whole(0, rest, len(tokens) - 1)
         else:
             codec.import_ranges(0, ranges, rest)
             again = _export_all(codec, len(tokens) - 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import islice, pairwise
 
 import llama_cpp.llama_cpp as ll
 import numpy as np
@@ -19,7 +21,27 @@ MAX_TEXT_BYTES = 64 * 2**20
 _LARGE_TEXT = 2**20  # below it, tokenizing is quicker than looking at every piece
 
 _TYPES = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2", 7: "test"}
+_ANY_BYTES = ("spm",)  # kinds whose tokenizer looks at bytes and at nothing larger
 _CONTROL_OR_UNKNOWN = int(ll.LLAMA_TOKEN_ATTR_CONTROL) | int(ll.LLAMA_TOKEN_ATTR_UNKNOWN)
+_USER_DEFINED, _RSTRIP = int(ll.LLAMA_TOKEN_ATTR_USER_DEFINED), int(ll.LLAMA_TOKEN_ATTR_RSTRIP)
+
+# Longer texts are tokenized in parts. llama.cpp's time grows with the square of the number of
+# special tokens in one text (a megabyte of `<think>`: a minute); and where it splits a text with
+# std::regex, it recurses once per character of a match: 26,000 letters in a row overflow a stack
+# of 8 MiB. Its BPE also takes 100 bytes of memory per byte of a word.
+_PART_BYTES = 8192
+_PART_SPECIALS = 128
+
+# Where a BPE tokenizer's regex splits too: between a word and the space before the next one, and
+# after a lone line break. The last such place of a part; failing that, anywhere but in a
+# character or, as far as one can tell, a special token.
+_PART = re.compile(
+    rb"(?s:.{1,8191})(?:(?<=[A-Za-z\x80-\xff])(?= [A-Za-z\xc3-\xe0\xe4-\xf4])"
+    rb"|(?:(?<=[!-~]\n)|(?<=[\xe3-\xef][\x80-\xbf][\x81-\xbf]\n))(?=[A-Za-z\xc3-\xe0\xe4-\xf4]))"
+    rb"|(?s:.{8064})[^<\[]{0,128}(?![\x80-\xbf])"
+)
+# BPE that does not split a text into words, and never recurses.
+_UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
 
 
 class Vocabulary:
@@ -32,6 +54,7 @@ class Vocabulary:
         self.kind: str = _TYPES.get(ll.llama_vocab_type(self._vocab), "unknown")
         self._pieces: dict[int, bytes] = {}
         self._pieces_special: dict[int, bytes] = {}
+        self._special_patterns: dict[bool, re.Pattern[bytes]] = {}
         self._buffer = ctypes.create_string_buffer(256)
 
     @property
@@ -46,15 +69,68 @@ class Vocabulary:
         """The ids of `text`.
 
         `add_special` adds the ids that the model expects around a text (BOS and the like);
-        `parse_special` also recognises control tokens written out in it. Text that is not valid
-        UTF-8 is accepted as bytes. Raises InvalidRequest for text longer than MAX_TEXT_BYTES.
+        `parse_special` also recognises control tokens written out in it. Text may be bytes that are
+        not valid UTF-8: SentencePiece vocabularies spell them out byte by byte, for all others they
+        become U+FFFD first. Raises InvalidRequest for text longer than MAX_TEXT_BYTES.
         """
         data = encode(text)
+        if self.kind not in _ANY_BYTES:
+            data = _well_formed(data)
         pointer = self.pointer
         if self.size == 0:
             raise InvalidRequest("this model file carries no vocabulary, so it cannot tokenize")
-        capacity = len(data) + 8
-        ids = np.empty(capacity, dtype=np.int32)
+        parts = self._parts(data, parse_special=parse_special)
+        if len(parts) == 1:
+            return self._tokenize(pointer, data, add_special, parse_special)
+        around = self._tokenize(pointer, b"", add_special, parse_special)
+        first = 1 if add_special and self.adds_bos else 0
+        tokens = around[:first]
+        for part in parts:
+            tokens += self._tokenize(pointer, part, False, parse_special)  # noqa: FBT003
+        return tokens + around[first:]
+
+    def _parts(self, data: bytes, *, parse_special: bool) -> list[bytes]:
+        """A long text, cut where the tokenizer cuts it anyway (see _PART_BYTES)."""
+        if len(data) <= _PART_BYTES:
+            return [data]
+        parts = _cut_after_specials(data, self._specials(parse_special=parse_special))
+        if self._splits_words:
+            parts = [piece for part in parts for piece in _cut_between_words(part)]
+        return parts
+
+    def _specials(self, *, parse_special: bool) -> re.Pattern[bytes]:
+        """The tokens that llama.cpp looks for before it tokenizes the text between them."""
+        if parse_special not in self._special_patterns:
+            attributes, vocab = ll.llama_vocab_get_attr, self.pointer
+            wanted = _USER_DEFINED | (_CONTROL_OR_UNKNOWN if parse_special else 0)
+            hidden = 0 if parse_special else _CONTROL_OR_UNKNOWN
+            texts = {}
+            for token in range(self.size):
+                attribute = attributes(vocab, token)
+                if attribute & wanted and not attribute & hidden:
+                    texts[ll.llama_vocab_get_text(vocab, token)] = attribute
+            self._special_patterns[parse_special] = _any_of(texts)
+        return self._special_patterns[parse_special]
+
+    @cached_property
+    def _splits_words(self) -> bool:
+        """Whether the tokenizer first splits a text into words with a regular expression."""
+        model, split = self._metadata("tokenizer.ggml.model"), self._metadata("tokenizer.ggml.pre")
+        return model in ("gpt2", "whitespace") and split not in _UNSPLIT
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        ll.llama_model_meta_val_str(self._model.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def _tokenize(
+        self,
+        pointer: int,
+        data: bytes,
+        add_special: bool,  # noqa: FBT001 - mirrors the native signature
+        parse_special: bool,  # noqa: FBT001
+    ) -> list[int]:
+        ids = np.empty(len(data) + 8, dtype=np.int32)
         count = self._tokenize_into(pointer, data, ids, add_special, parse_special)
         if count < 0:
             ids = np.empty(-count, dtype=np.int32)
@@ -135,7 +211,7 @@ class Vocabulary:
 
     def is_eog(self, token: int) -> bool:
         """Whether generation ends with this token."""
-        return bool(ll.llama_vocab_is_eog(self._vocab, token))
+        return bool(ll.llama_vocab_is_eog(self.pointer, token))
 
     @cached_property
     def eog_tokens(self) -> tuple[int, ...]:
@@ -177,11 +253,54 @@ def encode(text: str | bytes) -> bytes:
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
     except UnicodeEncodeError:
         raise InvalidRequest("the text holds half of a surrogate pair; send valid UTF-8") from None
+    return _within_limit(data)
+
+
+def _well_formed(data: bytes) -> bytes:
+    """`data` with U+FFFD for whatever is not valid UTF-8.
+
+    llama.cpp would end the process at a character beyond U+10FFFF, and read an overlong form of
+    a character as that character.
+    """
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _within_limit(data.decode("utf-8", "replace").encode("utf-8"))
+    return data
+
+
+def _within_limit(data: bytes) -> bytes:
     if len(data) > MAX_TEXT_BYTES:
         raise InvalidRequest(
             f"the text has {len(data)} bytes, more than the {MAX_TEXT_BYTES} of one call; split it"
         )
     return data
+
+
+def _any_of(texts: dict[bytes, int]) -> re.Pattern[bytes]:
+    """Finds any of these tokens, the longest first, with the white space that it swallows."""
+    choices = [
+        re.escape(text) + (rb"\s*" if texts[text] & _RSTRIP else b"")
+        for text in sorted(texts, key=len, reverse=True)
+        if text
+    ]
+    return re.compile(b"|".join(choices) if choices else rb"(?!)")
+
+
+def _cut_after_specials(data: bytes, specials: re.Pattern[bytes]) -> list[bytes]:
+    every = islice(specials.finditer(data), _PART_SPECIALS - 1, None, _PART_SPECIALS)
+    ends = [0, *(found.end() for found in every), len(data)]
+    return [data[start:end] for start, end in pairwise(ends) if start < end]
+
+
+def _cut_between_words(data: bytes) -> list[bytes]:
+    parts, start = [], 0
+    while len(data) - start > _PART_BYTES:
+        found = _PART.match(data, start)
+        end = found.end() if found else start + _PART_BYTES
+        parts.append(data[start:end])
+        start = end
+    return [*parts, data[start:]]
 
 
 def _known(token: int) -> int | None:

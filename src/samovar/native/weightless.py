@@ -29,6 +29,7 @@ from samovar.errors import (
     OperationUnsupported,
     Overloaded,
     Released,
+    SamovarError,
     StateRejected,
 )
 from samovar.native import checks, packing, philox
@@ -52,11 +53,12 @@ VOCABULARY_SIZE = 258
 CELL_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class WeightlessAdapter:
     """An adapter that changes every cell computed under it."""
 
     fingerprint: bytes
+    is_open: bool = True
 
 
 class WeightlessSampler:
@@ -138,11 +140,13 @@ class WeightlessBackend:
         parse_special: bool = False,  # noqa: ARG002 - there are no specials in text
     ) -> list[int]:
         """See Backend: BOS and the bytes."""
+        self._require_open()
         data = text.encode() if isinstance(text, str) else text
         return [BOS, *data] if add_special else list(data)
 
     def detokenize(self, tokens: List[int]) -> bytes:
         """See Backend."""
+        self._require_open()
         checks.check_tokens(tokens, VOCABULARY_SIZE)
         return bytes(token for token in tokens if token < BOS)
 
@@ -177,12 +181,12 @@ class WeightlessBackend:
     def set_grammar(self, grammar: str | None) -> None:
         """See Backend: refused."""
         if grammar is not None:
-            self._sampler = WeightlessSampler(SamplingParams(grammar=grammar))
+            self._sampler = self.new_sampler(SamplingParams(grammar=grammar))
 
     def configure_sampler(self, params: SamplingParams | None) -> None:
         """See Backend."""
         if params is not None:
-            self._sampler = WeightlessSampler(params)
+            self._sampler = self.new_sampler(params)
 
     def clear_sampler(self) -> None:
         """See Backend."""
@@ -192,6 +196,8 @@ class WeightlessBackend:
 
     def step(self, rows: List[Row]) -> Stepped | NoRoom | Aborted:
         """See Backend."""
+        if not rows:
+            return Stepped(())
         total = checks.check_rows(rows, self._sequences, VOCABULARY_SIZE, self.context_length)
         checks.check_total(total, self.batch_size)
         outcome = self._compute(rows)
@@ -201,6 +207,7 @@ class WeightlessBackend:
 
     def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
         """See Backend."""
+        self._require_open()
         sequence = self._sequences.require_logits(seq_id)
         assert sequence.saved is not None
         return sampler.sample(sequence.saved, len(sequence.tokens))
@@ -211,6 +218,7 @@ class WeightlessBackend:
         tokens: List[int] = (),  # noqa: ARG002 - no stage has a history
     ) -> WeightlessSampler:
         """See Backend."""
+        self._require_open()
         return WeightlessSampler(params)
 
     def abort(self) -> None:
@@ -219,8 +227,11 @@ class WeightlessBackend:
     def _sample_row(self, row: Row) -> Sampled | RowFailed | None:
         if row.sampler is None:
             return None
-        sampled = self.sample(row.seq_id, row.sampler)
-        row.sampler.accept(sampled.token)
+        try:
+            sampled = self.sample(row.seq_id, row.sampler)
+            row.sampler.accept(sampled.token)
+        except SamovarError as error:
+            return RowFailed(error)
         return sampled
 
     def _run(self, rows: List[Row]) -> None:
@@ -231,8 +242,7 @@ class WeightlessBackend:
             raise DecodeTimeout("the decode call was interrupted")
 
     def _compute(self, rows: List[Row]) -> NoRoom | Aborted | None:
-        if self._is_closed:
-            raise Released("this backend was closed")
+        self._require_open()
         if self._faults:
             return self._fail(self._faults.popleft(), rows)
         used = sum(map(len, self._cells)) + sum(len(row.tokens) for row in rows)
@@ -276,6 +286,10 @@ class WeightlessBackend:
         logits[EOS] += np.float32(self._end_bias)
         return logits
 
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Released("this backend was closed; open another one")
+
     # ---- cells --------------------------------------------------------------------------------
 
     def tokens(self, seq_id: int) -> list[int]:
@@ -294,6 +308,7 @@ class WeightlessBackend:
             raise InvalidRequest(f"cannot remove from position {start} of a sequence of {held}")
         if start == held:
             return True
+        self._require_open()
         if start and self.state_kind is not StateKind.DIVISIBLE:
             return False
         del self._cells[seq_id][start:]
@@ -315,6 +330,7 @@ class WeightlessBackend:
         origin, copy = self._sequences[source], self._sequences[target]
         if source == target or not origin.tokens:
             raise InvalidRequest("copy a sequence that is not empty to another one")
+        self._require_open()
         self.seq_rm(target)
         self._cells[target] = list(self._cells[source])
         copy.reset(list(origin.tokens), origin.adapters)
@@ -342,6 +358,7 @@ class WeightlessBackend:
 
     def kv_unpack(self, data: bytes, seq_id: int = 0) -> list[int]:
         """See Backend."""
+        self._require_codec()
         sequence = self._sequences[seq_id]
         packed = packing.unpack(data, self.state_kind, self.namespace)
         count = len(packed.tokens)
@@ -353,24 +370,24 @@ class WeightlessBackend:
 
     def export_ranges(self, seq_id: int, bounds: List[tuple[int, int]]) -> list[Range]:
         """See Backend. A row is its cell."""
-        cells = self._cells[seq_id]
         held = len(self._savable(seq_id).tokens)
-        if self.state_kind is StateKind.INDIVISIBLE:
-            raise StateRejected("the state is indivisible: it has no ranges")
+        cells = self._cells[seq_id]
+        self._require_ranges()
         if any(not 0 <= start < end <= held for start, end in bounds):
             raise InvalidRequest(f"a range is not inside of a sequence of {held} tokens")
         return [Range(a, b, memoryview(b"".join(cells[a:b]))) for a, b in bounds]
 
     def export_tail(self, seq_id: int) -> bytes:
         """See Backend. The tail is a digest of all cells: valid at one position only."""
-        if self.state_kind is not StateKind.DIVISIBLE_WITH_TAIL or not self._cells[seq_id]:
-            return b""
-        return hashlib.sha256(b"".join(self._cells[seq_id])).digest()
+        self._savable(seq_id)
+        return self._tail(seq_id)
 
     def import_ranges(
         self, seq_id: int, tokens: List[int], ranges: List[Range], tail: bytes = b""
     ) -> None:
         """See Backend. Refuses gaps, rows of another size, and a tail of another position."""
+        self._require_codec()
+        self._require_ranges()
         checks.check_tokens(tokens, VOCABULARY_SIZE)
         checks.check_room(0, len(tokens), seq_id, self.context_length)
         self.seq_rm(seq_id)
@@ -390,14 +407,27 @@ class WeightlessBackend:
         if len(cells) != len(tokens):
             raise StateRejected("there is not one row per token")
         self._cells[seq_id] = cells
-        if tail != self.export_tail(seq_id):
+        if tail != self._tail(seq_id):
             self._cells[seq_id] = []
             raise StateRejected("the tail was taken at another position or of other tokens")
         self._sequences[seq_id].reset(tokens, self._adapters_digest)
 
-    def _savable(self, seq_id: int) -> Sequence:
+    def _tail(self, seq_id: int) -> bytes:
+        if self.state_kind is not StateKind.DIVISIBLE_WITH_TAIL or not self._cells[seq_id]:
+            return b""
+        return hashlib.sha256(b"".join(self._cells[seq_id])).digest()
+
+    def _require_codec(self) -> None:
+        self._require_open()
         if self.state_kind is StateKind.NONE:
             raise OperationUnsupported("this state cannot be saved")
+
+    def _require_ranges(self) -> None:
+        if self.state_kind is StateKind.INDIVISIBLE:
+            raise StateRejected("the state is indivisible: it has no ranges")
+
+    def _savable(self, seq_id: int) -> Sequence:
+        self._require_codec()
         sequence = self._sequences[seq_id]
         if sequence.is_mixed or (sequence.tokens and sequence.adapters != self._adapters_digest):
             raise StateRejected("the sequence was computed under other adapters")
@@ -407,6 +437,8 @@ class WeightlessBackend:
 
     def embed(self, tokens: List[int], *, pooling: str | None = None) -> np.ndarray:
         """See Backend: 16 numbers in [0, 1) that depend on every token."""
+        self._require_open()
+        checks.check_pooling(pooling)
         if not tokens:
             raise InvalidToken("there is nothing to embed")
         checks.check_tokens(tokens, VOCABULARY_SIZE)
@@ -418,14 +450,25 @@ class WeightlessBackend:
 
     def load_adapter(self, path: str) -> WeightlessAdapter:
         """See Backend: the path itself is the adapter."""
+        self._require_open()
         return WeightlessAdapter(hashlib.sha256(str(path).encode()).digest())
 
     def unload_adapter(self, adapter: Adapter) -> None:
         """See Backend."""
-        self._adapters = [(a, scale) for a, scale in self._adapters if a != adapter]
+        rest = [(a, scale) for a, scale in self._adapters if a is not adapter]
+        if len(rest) != len(self._adapters):
+            self.apply_adapters(rest)
+        if isinstance(adapter, WeightlessAdapter):
+            adapter.is_open = False
 
     def apply_adapters(self, adapters: List[tuple[Adapter, float]]) -> None:
         """See Backend."""
+        self._require_open()
+        for adapter, scale in adapters:
+            if isinstance(adapter, WeightlessAdapter) and not adapter.is_open:
+                raise Released("this adapter was unloaded; load it again before using it")
+            if not math.isfinite(scale):
+                raise InvalidRequest("the scale of an adapter must be a finite number")
         before = self._adapters_digest
         self._adapters = list(adapters)
         if self._adapters_digest != before:
@@ -436,7 +479,5 @@ class WeightlessBackend:
     def _adapters_digest(self) -> bytes:
         digest = hashlib.sha256()
         for adapter, scale in self._adapters:
-            if not math.isfinite(scale):
-                raise InvalidRequest("the scale of an adapter must be a number")
             digest.update(adapter.fingerprint + repr(scale).encode())
         return digest.digest()
