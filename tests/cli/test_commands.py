@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,9 +279,8 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(
 def test_sixty_megabytes_of_prompt_are_refused_before_they_are_tokenized(
     samovar: Samovar, models: Models
 ) -> None:
-    started = time.monotonic()
-    _refused(samovar("run", models(), stdin=b"all work and no play " * 3_000_000))
-    assert time.monotonic() - started < 60  # tokenizing it takes minutes
+    message = _refused(samovar("run", models(), stdin=b"all work and no play " * 3_000_000))
+    assert "at least" in message  # an estimate; the exact number would have taken a minute
 
 
 def test_nul_and_invalid_utf8_are_a_prompt_like_any_other(samovar: Samovar, models: Models) -> None:
