@@ -461,7 +461,7 @@ class LlamaBackend:
             whole = self._codec.export_whole(source)
             self._codec.import_whole(target, whole, len(origin.tokens))
         copy.reset(list(origin.tokens), origin.adapters)
-        copy.is_mixed, copy.saved = origin.is_mixed, logits
+        copy.mixed_from, copy.saved = origin.mixed_from, logits
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -559,7 +559,7 @@ class LlamaBackend:
     def _savable(self, seq_id: int) -> Sequence:
         self._require_codec()
         sequence = self._sequences[seq_id]
-        if sequence.is_mixed or (sequence.tokens and sequence.adapters != self._adapters_digest):
+        if not sequence.was_computed_under(self._adapters_digest):
             raise StateRejected(
                 f"sequence {seq_id} was computed under other adapters than are applied now"
             )

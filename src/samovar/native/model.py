@@ -69,7 +69,7 @@ class Model:
         library.start()
         self.handle = _load(self.path, self.options)
         self.handle.watch(self)
-        self.vocabulary = Vocabulary(self.handle)
+        self.vocabulary = Vocabulary(self.handle, owner=self)
 
     def close(self) -> None:
         """Free the weights, now or when the last context and adapter are closed. Idempotent."""

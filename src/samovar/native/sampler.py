@@ -101,6 +101,11 @@ class ChainSampler:
         self._is_argmax = self._is_argmax and params.xtc_probability == 0
         self.restart_history(tokens)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The native stages that are there, in order."""
+        return tuple(name for chain in self._chains for name in chain.names)
+
     def sample(self, logits: np.ndarray, position: int) -> Sampled:
         """Pick the token for `position`. `logits`: float32, one per token; not changed."""
         token = self._pick(logits, position, philox.PICK)
@@ -142,22 +147,28 @@ class ChainSampler:
     def _pick(self, logits: np.ndarray, position: int, word: int) -> int:
         if self._is_argmax:
             token = int(logits.argmax())
-            if logits[token] != logits[token]:  # argmax finds the first NaN
-                raise NativeError("the model produced a logit that is not a number")
+            if not logits[token] > -np.inf:  # argmax finds the first NaN
+                raise NativeError("the model produced no logit that is a number")
             return token
         candidates = self._candidates
-        candidates.fill(logits)
-        self._chains[0].apply(candidates)
-        if self.params.xtc_probability > 0:
-            self._exclude_top(candidates, philox.uniform(self.seed, position, word + philox.XTC))
-        for chain in self._chains[1:]:
-            chain.apply(candidates)
+        self.narrow(candidates, logits, position, word)
         if candidates.native.selected >= 0:  # mirostat picks by itself
             return int(candidates.live()["id"][candidates.native.selected])
         rows = candidates.live()
         if self.params.temperature <= 0:
             return int(rows["id"][rows["logit"].argmax()])
         return _draw(rows, philox.uniform(self.seed, position, word))
+
+    def narrow(
+        self, candidates: Candidates, logits: np.ndarray, position: int, word: int = philox.PICK
+    ) -> None:
+        """Fill the candidates with `logits` and let every stage but the draw take its part."""
+        candidates.fill(logits)
+        self._chains[0].apply(candidates)
+        if self.params.xtc_probability > 0 and not self.params.mirostat:
+            self._exclude_top(candidates, philox.uniform(self.seed, position, word + philox.XTC))
+        for chain in self._chains[1:]:
+            chain.apply(candidates)
 
     def _exclude_top(self, candidates: Candidates, number: float) -> None:
         """XTC: sometimes drop all candidates above the threshold but the least likely of them.

@@ -22,11 +22,11 @@ class Sequence:
     row: int | None = None
     saved: np.ndarray | None = None
     adapters: bytes | None = None
-    """Digest of the adapters under which every cell was computed; None: no cells yet."""
+    """Digest of the adapters under which the cells were computed; None: no cells yet."""
+    mixed_from: int | None = None
+    """Where cells computed under other adapters begin: such a state must not be saved."""
     revision: int = 0
     """Goes up with every change of `tokens`."""
-    is_mixed: bool = False
-    """Whether cells were computed under different adapters: such a state must not be saved."""
 
     def forget_logits(self) -> None:
         """What follows the last token is no longer known."""
@@ -37,17 +37,24 @@ class Sequence:
         """Whether the next token can be sampled."""
         return self.row is not None or self.saved is not None
 
+    def was_computed_under(self, adapters: bytes) -> bool:
+        """Whether every cell was computed under these adapters."""
+        return not self.tokens or (self.mixed_from is None and self.adapters == adapters)
+
     def extend(self, tokens: list[int], adapters: bytes) -> None:
         """These tokens were computed after the others."""
-        if self.tokens and self.adapters != adapters:
-            self.is_mixed = True
-        self.adapters = adapters
+        if not self.tokens:
+            self.adapters = adapters
+        elif self.adapters != adapters and self.mixed_from is None:
+            self.mixed_from = len(self.tokens)
         self.revision += 1
         self.tokens.extend(tokens)
 
     def truncate(self, length: int) -> None:
         """The tokens from `length` on are gone."""
         self.revision += 1
+        if self.mixed_from is not None and length <= self.mixed_from:
+            self.mixed_from = None
         del self.tokens[length:]
         self.forget_logits()
 
@@ -56,7 +63,7 @@ class Sequence:
         self.tokens = tokens or []
         self.revision += 1
         self.adapters = adapters
-        self.is_mixed = False
+        self.mixed_from = None
         self.forget_logits()
 
 

@@ -32,13 +32,14 @@ _USER_DEFINED, _RSTRIP = int(ll.LLAMA_TOKEN_ATTR_USER_DEFINED), int(ll.LLAMA_TOK
 _PART_BYTES = 8192
 _PART_SPECIALS = 128
 
-# Where a BPE tokenizer's regex splits too: between a word and the space before the next one, and
-# after a lone line break. The last such place of a part; failing that, anywhere but in a
-# character or, as far as one can tell, a special token.
+# Where a BPE tokenizer's regex splits too: before the lone space in front of a word, and after a
+# lone line break; what follows or precedes must not be white space of another script. The last
+# such place of a part, or else anywhere but in a character or, most likely, a special token.
+_SOLID = rb"(?:(?<=[!-~]%b)|(?<=[\xc3-\xdf][\x80-\xbf]%b)|(?<=[\xe3-\xef][\x80-\xbf][\x81-\xbf]%b))"
+_LETTER = rb"[A-Za-z\xc3-\xe0\xe4-\xf4]"
 _PART = re.compile(
-    rb"(?s:.{1,8191})(?:(?<=[A-Za-z\x80-\xff])(?= [A-Za-z\xc3-\xe0\xe4-\xf4])"
-    rb"|(?:(?<=[!-~]\n)|(?<=[\xe3-\xef][\x80-\xbf][\x81-\xbf]\n))(?=[A-Za-z\xc3-\xe0\xe4-\xf4]))"
-    rb"|(?s:.{8064})[^<\[]{0,128}(?![\x80-\xbf])"
+    rb"(?s:.{1,8191})(?:%b(?= %b)|%b(?=%b))|(?s:.{8064})[^<\[]{0,128}(?![\x80-\xbf])"
+    % (_SOLID % (b"", b"", b""), _LETTER, _SOLID % (rb"\n", rb"\n", rb"\n"), _LETTER)
 )
 # BPE that does not split a text into words, and never recurses.
 _UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
@@ -47,8 +48,9 @@ _UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
 class Vocabulary:
     """The tokens of a model: ids from 0 to `size - 1`, each standing for a piece of bytes."""
 
-    def __init__(self, model: Handle) -> None:
+    def __init__(self, model: Handle, owner: object = None) -> None:
         self._model = model
+        self._owner = owner  # who holds the vocabulary alone must not lose the model under it
         self._vocab: int = ll.llama_model_get_vocab(model.pointer)
         self.size: int = ll.llama_vocab_n_tokens(self._vocab)
         self.kind: str = _TYPES.get(ll.llama_vocab_type(self._vocab), "unknown")
@@ -218,6 +220,15 @@ class Vocabulary:
         """Every token that ends generation, in ascending order."""
         is_eog, vocab = ll.llama_vocab_is_eog, self.pointer
         return tuple(token for token in range(self.size) if is_eog(vocab, token))
+
+    def is_markup(self, token: int) -> bool:
+        """Whether the token is control, or was added by the model's makers and looks like it."""
+        attributes = ll.llama_vocab_get_attr(self.pointer, token)
+        if attributes & int(ll.LLAMA_TOKEN_ATTR_CONTROL):
+            return True
+        piece = self.piece(token, special=True)
+        added = attributes & int(ll.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        return bool(added) and piece.startswith(b"<") and piece.endswith(b">")
 
     @cached_property
     def control_texts(self) -> tuple[str, ...]:

@@ -334,7 +334,7 @@ class WeightlessBackend:
         self.seq_rm(target)
         self._cells[target] = list(self._cells[source])
         copy.reset(list(origin.tokens), origin.adapters)
-        copy.is_mixed, copy.saved = origin.is_mixed, origin.saved
+        copy.mixed_from, copy.saved = origin.mixed_from, origin.saved
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -406,6 +406,8 @@ class WeightlessBackend:
         cells = [rows[i : i + CELL_BYTES] for i in range(0, len(rows), CELL_BYTES)]
         if len(cells) != len(tokens):
             raise StateRejected("there is not one row per token")
+        if sum(map(len, self._cells)) + len(cells) > self._num_cells:
+            raise StateRejected("the cells are full")
         self._cells[seq_id] = cells
         if tail != self._tail(seq_id):
             self._cells[seq_id] = []
@@ -429,7 +431,7 @@ class WeightlessBackend:
     def _savable(self, seq_id: int) -> Sequence:
         self._require_codec()
         sequence = self._sequences[seq_id]
-        if sequence.is_mixed or (sequence.tokens and sequence.adapters != self._adapters_digest):
+        if not sequence.was_computed_under(self._adapters_digest):
             raise StateRejected("the sequence was computed under other adapters")
         return sequence
 

@@ -1,0 +1,387 @@
+"""Picking tokens: each stage against llama.cpp's own, and what a pick depends on."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import llama_cpp.llama_cpp as ll
+import numpy as np
+import pytest
+
+from samovar.errors import InvalidRequest, NativeError
+from samovar.native import philox
+from samovar.native.context import ContextOptions
+from samovar.native.grammar import Grammars
+from samovar.native.llama import LlamaBackend
+from samovar.native.sampler import Candidates, ChainSampler
+from samovar.types import SamplingParams
+from tests.conftest import Models, scaled
+
+PAST = [5, 9, 5, 7, 300, 5, 9, 5]
+
+
+@pytest.fixture(scope="module")
+def backend(models: Models) -> Iterator[LlamaBackend]:
+    """A tiny model; only its vocabulary is looked at."""
+    options = ContextOptions(context_length=256, threads=1)
+    with LlamaBackend.open(models(), context=options, proves_state=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def logits(backend: LlamaBackend) -> np.ndarray:
+    """Scores of a spread that leaves every stage something to do."""
+    rng = np.random.default_rng(3)
+    return (rng.standard_normal(backend.vocabulary.size) * 2.5).astype(np.float32)
+
+
+# ---- the stages --------------------------------------------------------------------------------
+
+
+def _native(stage: int, logits: np.ndarray) -> dict[int, float]:
+    """What llama.cpp's own stage leaves: token -> logit."""
+    chain = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
+    ll.llama_sampler_chain_add(chain, stage)
+    for token in PAST:
+        ll.llama_sampler_accept(chain, token)
+    data = (ll.llama_token_data * len(logits))(
+        *[(token, float(logit), 0.0) for token, logit in enumerate(logits)]
+    )
+    array = ll.llama_token_data_array(data, len(logits), selected=-1, sorted=False)
+    ll.llama_sampler_apply(chain, ctypes.byref(array))
+    left = {array.data[i].id: array.data[i].logit for i in range(array.size)}
+    ll.llama_sampler_free(chain)
+    return left
+
+
+def _left(backend: LlamaBackend, params: SamplingParams, logits: np.ndarray) -> dict[int, float]:
+    """What our stages leave of the same."""
+    candidates = Candidates(backend.vocabulary.size)
+    sampler = ChainSampler(
+        backend.vocabulary, candidates, Grammars(backend.vocabulary), params, PAST
+    )
+    sampler.narrow(candidates, logits, position=1)
+    rows = candidates.live()
+    return dict(zip(rows["id"].tolist(), rows["logit"].tolist(), strict=True))
+
+
+Stage = Callable[[LlamaBackend], int]
+STAGES: dict[str, tuple[dict[str, object], Stage]] = {
+    "penalties": (
+        {"repeat_penalty": 1.3, "frequency_penalty": 0.2, "presence_penalty": 0.1},
+        lambda b: ll.llama_sampler_init_penalties(b.vocabulary.size, 64, 1.3, 0.2, 0.1),
+    ),
+    "dry": (
+        {"dry_multiplier": 0.8, "dry_allowed_length": 1},
+        lambda b: ll.llama_sampler_init_dry(b.vocabulary.pointer, 0.8, 1.75, 1, 64, None, 0),
+    ),
+    "top_n_sigma": (
+        {"top_n_sigma": 1.5},
+        lambda _: ll.llama_sampler_init_top_n_sigma(1.5),
+    ),
+    "top_k": ({"top_k": 17}, lambda _: ll.llama_sampler_init_top_k(17)),
+    "typical_p": ({"typical_p": 0.7}, lambda _: ll.llama_sampler_init_typical(0.7, 1)),
+    "top_p": ({"top_p": 0.8}, lambda _: ll.llama_sampler_init_top_p(0.8, 1)),
+    "top_p keeps": (
+        {"top_p": 0.01, "min_keep": 9},
+        lambda _: ll.llama_sampler_init_top_p(0.01, 9),
+    ),
+    "min_p": ({"min_p": 0.1}, lambda _: ll.llama_sampler_init_min_p(0.1, 1)),
+    "xtc": (
+        {"xtc_probability": 1.0, "xtc_threshold": 0.05},
+        lambda _: ll.llama_sampler_init_xtc(1.0, 0.05, 1, 1),
+    ),
+    "infill": ({"infill": True}, lambda b: ll.llama_sampler_init_infill(b.vocabulary.pointer)),
+    "temperature": ({"temperature": 0.6}, lambda _: ll.llama_sampler_init_temp(0.6)),
+    "dynamic temperature": (
+        {"temperature": 0.9, "dynatemp_range": 0.5},
+        lambda _: ll.llama_sampler_init_temp_ext(0.9, 0.5, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_leaves_what_llama_cpp_leaves(
+    backend: LlamaBackend, logits: np.ndarray, name: str
+) -> None:
+    settings, make = STAGES[name]
+    params = SamplingParams(**{"temperature": 1.0, **settings, "dry_sequence_breakers": ()})
+    expected = _native(make(backend), logits)
+    found = _left(backend, params, logits)
+    assert found == pytest.approx(expected)
+    changed = {t for t in found if found[t] != logits[t]}
+    assert len(found) < len(logits) or changed, "the stage did nothing"
+
+
+def test_the_stages_stand_in_the_references_order(backend: LlamaBackend) -> None:
+    everything = SamplingParams(
+        logit_bias={1: 1.0},
+        repeat_penalty=1.1,
+        dry_multiplier=1,
+        top_n_sigma=1,
+        top_k=5,
+        typical_p=0.9,
+        top_p=0.9,
+        min_p=0.1,
+        infill=True,
+        temperature=0.7,
+    )
+    assert backend.new_sampler(everything).stages == (
+        *("logit_bias", "penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p"),
+        *("min_p", "infill", "temperature"),
+    )
+    assert backend.new_sampler(SamplingParams()).stages == ()
+    mirostat = dataclasses.replace(everything, mirostat=2)
+    assert backend.new_sampler(mirostat).stages == ("logit_bias", "temperature", "mirostat")
+
+
+# ---- what a pick depends on --------------------------------------------------------------------
+
+SPREAD = SamplingParams(temperature=1.3, top_k=200, top_p=0.99, repeat_penalty=1.2, seed=42)
+
+
+def _picks(backend: LlamaBackend, params: SamplingParams, logits: np.ndarray) -> list[int]:
+    sampler = backend.new_sampler(params, PAST)
+    return [sampler.sample(logits, position).token for position in range(40)]
+
+
+def test_a_seed_decides_and_another_decides_otherwise(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    other = dataclasses.replace(SPREAD, seed=43)
+    assert _picks(backend, SPREAD, logits) == _picks(backend, SPREAD, logits)
+    assert _picks(backend, SPREAD, logits) != _picks(backend, other, logits)
+
+
+def test_without_a_seed_one_is_drawn_and_reported(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    sampler = backend.new_sampler(dataclasses.replace(SPREAD, seed=None))
+    again = backend.new_sampler(dataclasses.replace(SPREAD, seed=sampler.seed))
+    assert sampler.seed != backend.new_sampler(dataclasses.replace(SPREAD, seed=None)).seed
+    assert [sampler.sample(logits, p).token for p in range(20)] == [
+        again.sample(logits, p).token for p in range(20)
+    ]
+
+
+def test_a_pick_depends_on_its_position_and_not_on_other_picks(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    forward = _picks(backend, SPREAD, logits)
+    sampler = backend.new_sampler(SPREAD, PAST)
+    backward = [sampler.sample(logits, position).token for position in reversed(range(40))]
+    assert forward == backward[::-1]
+    assert len(set(forward)) > 5
+
+
+def test_only_the_tokens_so_far_matter_not_how_they_were_told(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    told, accepting, restarted = (backend.new_sampler(SPREAD, start) for start in (PAST, [], [1]))
+    for token in PAST:
+        accepting.accept(token)
+    restarted.restart_history(PAST)
+    found = [[s.sample(logits, p).token for p in range(20)] for s in (told, accepting, restarted)]
+    assert found[0] == found[1] == found[2]
+    fresh = backend.new_sampler(SPREAD)
+    assert [fresh.sample(logits, p).token for p in range(20)] != found[0]
+
+
+def test_samplers_do_not_leak_into_each_other(backend: LlamaBackend, logits: np.ndarray) -> None:
+    a, b = SPREAD, SamplingParams(temperature=0.8, min_p=0.02, presence_penalty=2.0, seed=7)
+    alone = _picks(backend, a, logits), _picks(backend, b, logits)
+    samplers = backend.new_sampler(a, PAST), backend.new_sampler(b, PAST)
+    mixed: tuple[list[int], list[int]] = ([], [])
+    for position in range(40):
+        for sampler, picks in zip(samplers, mixed, strict=True):
+            picks.append(sampler.sample(logits, position).token)
+    assert mixed == alone
+
+
+def test_the_logits_are_not_changed(backend: LlamaBackend, logits: np.ndarray) -> None:
+    before = logits.copy()
+    logits.flags.writeable = False
+    _picks(backend, dataclasses.replace(SPREAD, logit_bias={3: 5.0}), logits)
+    assert np.array_equal(before, logits)
+
+
+@pytest.mark.parametrize("mirostat", [1, 2])
+def test_mirostat_repeats_itself_from_the_start(
+    backend: LlamaBackend, logits: np.ndarray, mirostat: int
+) -> None:
+    params = SamplingParams(temperature=1.0, mirostat=mirostat, seed=5)
+    runs = []
+    for _ in range(2):
+        sampler = backend.new_sampler(params)
+        run = []
+        for position in range(30):
+            run.append(sampler.sample(logits, position).token)
+            sampler.accept(run[-1])
+        runs.append(run)
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) > 3
+
+
+def test_draws_follow_the_probabilities(backend: LlamaBackend) -> None:
+    logits = np.full(backend.vocabulary.size, -np.inf, np.float32)
+    logits[10:20] = np.log(np.arange(1, 11, dtype=np.float32))
+    sampler = backend.new_sampler(SamplingParams(temperature=1.0, seed=1))
+    count = scaled(4_000, 100_000)
+    drawn = [sampler.sample(logits, position).token for position in range(count)]
+    found = np.bincount(drawn, minlength=20)[10:20]
+    expected = np.arange(1, 11) / 55 * count
+    assert found.sum() == count
+    assert ((found - expected) ** 2 / expected).sum() < 27.9  # chi-square, 9 degrees, p = 0.001
+
+
+# ---- greedy ------------------------------------------------------------------------------------
+
+
+def test_without_temperature_the_seed_does_not_matter(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    for temperature in (0.0, -1.0):
+        for seed in (1, 2):
+            params = SamplingParams(temperature=temperature, seed=seed, top_k=40, min_p=0.1)
+            assert set(_picks(backend, params, logits)) == {int(logits.argmax())}
+
+
+def test_greedy_is_greedy_among_what_the_stages_left(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    best = int(logits.argmax())
+    logits[best] = 30.0
+    banned = SamplingParams(logit_bias={best: -math.inf})
+    second = int(np.argsort(-logits)[1])
+    assert _picks(backend, banned, logits)[0] == second
+    xtc = SamplingParams(xtc_probability=1.0, xtc_threshold=0.1, temperature=0.0)
+    logits[second] = 29.5
+    assert _picks(backend, xtc, logits)[0] == second
+
+
+def test_ignore_eos_forbids_every_end(backend: LlamaBackend, logits: np.ndarray) -> None:
+    ends = list(backend.vocabulary.eog_tokens)
+    logits[ends] = 50.0
+    assert _picks(backend, SamplingParams(), logits)[0] in ends
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(ignore_eos=True, temperature=temperature, seed=1)
+        assert not set(_picks(backend, params, logits)) & set(ends)
+
+
+# ---- the window --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("window", "penalised"), [(2, False), (3, True), (64, True), (-1, True)])
+def test_penalties_see_the_last_tokens_and_no_more(
+    backend: LlamaBackend, window: int, *, penalised: bool
+) -> None:
+    logits = np.zeros(backend.vocabulary.size, np.float32)
+    logits[7] = 1.0
+    params = SamplingParams(presence_penalty=5.0, penalty_last_n=window)
+    sampler = backend.new_sampler(params, [7, 1, 2])
+    assert (sampler.sample(logits, 0).token != 7) is penalised
+
+
+# ---- log-probabilities -------------------------------------------------------------------------
+
+
+def test_logprobs_are_those_of_the_raw_logits(backend: LlamaBackend, logits: np.ndarray) -> None:
+    wide = logits.astype(np.float64)
+    expected = wide - np.log(np.exp(wide - wide.max()).sum()) - wide.max()
+    params = dataclasses.replace(SPREAD, logprobs=5, logit_bias={1: 9.0})
+    sampled = backend.new_sampler(params).sample(logits, 3)
+    assert sampled.logprobs is not None
+    assert sampled.logprobs.chosen == pytest.approx(expected[sampled.token], abs=1e-9)
+    best = np.argsort(-expected, kind="stable")[:5]
+    assert [t for t, _ in sampled.logprobs.top] == best.tolist()
+    assert [p for _, p in sampled.logprobs.top] == pytest.approx(expected[best], abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 32])
+def test_as_many_alternatives_as_asked(
+    backend: LlamaBackend, logits: np.ndarray, count: int
+) -> None:
+    sampled = backend.new_sampler(SamplingParams(logprobs=count)).sample(logits, 0)
+    assert sampled.logprobs is not None
+    assert len(sampled.logprobs.top) == count
+
+
+# ---- what cannot be ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_name_no_token_are_an_error(
+    backend: LlamaBackend, value: float, temperature: float
+) -> None:
+    logits = np.full(backend.vocabulary.size, value, np.float32)
+    sampler = backend.new_sampler(SamplingParams(temperature=temperature, seed=1))
+    with pytest.raises(NativeError), np.errstate(invalid="ignore"):
+        sampler.sample(logits, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", math.nan),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("top_k", 1.5),
+        ("top_k", 2**40),
+        ("top_p", -0.1),
+        ("min_p", 1.1),
+        ("typical_p", -1),
+        ("repeat_penalty", 0),
+        ("frequency_penalty", math.inf),
+        ("presence_penalty", math.nan),
+        ("penalty_last_n", -2),
+        ("dry_multiplier", -1),
+        ("dry_allowed_length", -1),
+        ("xtc_probability", 2),
+        ("xtc_threshold", -1),
+        ("mirostat", 3),
+        ("mirostat_tau", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", "x"),
+        ("logprobs", 33),
+        ("logprobs", -1),
+        ("min_keep", -1),
+        ("dynatemp_range", -0.5),
+        ("logit_bias", {"a": 1.0}),
+        ("logit_bias", {1: math.nan}),
+    ],
+)
+def test_values_that_no_sampler_can_honour_are_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest, match=field):
+        SamplingParams(**{field: value})
+
+
+def test_a_bias_for_a_token_that_is_not_there_is_refused(backend: LlamaBackend) -> None:
+    with pytest.raises(InvalidRequest, match="logit_bias"):
+        backend.new_sampler(SamplingParams(logit_bias={backend.vocabulary.size: 1.0}))
+
+
+# ---- Philox ------------------------------------------------------------------------------------
+
+
+def test_the_generator_is_the_published_one() -> None:
+    # Random123's known answers for philox4x64-10; numpy advances the counter before it generates.
+    zero = np.random.Philox(key=0, counter=2**256 - 1).random_raw(4)
+    assert [hex(int(word)) for word in zero] == [
+        "0x16554d9eca36314c",
+        "0xdb20fe9d672d0fdc",
+        "0xd7e772cee186176b",
+        "0x7e68b68aec7ba23b",
+    ]
+
+
+def test_numbers_are_even_and_differ_by_seed_position_and_word() -> None:
+    keys = [(s, p, w) for s in (0, 1, 2**64 - 1) for p in range(200) for w in range(4)]
+    numbers = [philox.uniform(*key) for key in keys]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 <= number < 1 for number in numbers)
+    assert abs(np.mean(numbers) - 0.5) < 0.02
