@@ -6,7 +6,7 @@ itself in pure Python, `check` refuses what llama.cpp would not survive, with an
 line says what is wrong and what to do. Nothing here imports llama.cpp, so any process may use it.
 """
 
-from samovar.gguf.check import check, check_adapter, check_vocabulary
+from samovar.gguf.checks import check, check_adapter, check_vocabulary
 from samovar.gguf.header import Header, Part
 from samovar.gguf.memory import KvBytes, kv_bytes_per_token, weights_bytes
 from samovar.gguf.split import read_header

@@ -113,7 +113,7 @@ def stack_of(header: Header) -> Stack:
         return Stack((), (), (), 0)
     is_recurrent = tuple(_is_recurrent(header, n) for n in range(layers))
     return Stack(
-        has_kv=tuple(_has_kv(header, n, is_recurrent[n]) for n in range(layers)),
+        has_kv=tuple(_has_kv(header, n, is_recurrent=is_recurrent[n]) for n in range(layers)),
         is_windowed=_windowed(header, is_recurrent),
         is_recurrent=is_recurrent,
         window=window_of(header),
@@ -183,7 +183,7 @@ def _is_recurrent(header: Header, layer: int) -> bool:
     return False
 
 
-def _has_kv(header: Header, layer: int, is_recurrent: bool) -> bool:  # noqa: FBT001
+def _has_kv(header: Header, layer: int, *, is_recurrent: bool) -> bool:
     architecture = header.architecture or ""
     if architecture in ENCODERS | DIFFUSION | RECURRENT:
         return False

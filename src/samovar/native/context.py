@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -141,13 +142,15 @@ class Context:
         NoRoom leaves everything as it was. After Aborted, rows of earlier micro-batches stay in
         the cells: the caller truncates. Raises NativeError for llama.cpp's other refusals.
         """
-        pointer = self.handle.pointer
-        # Rows that were computed in another order than that of the batch are put right when they
-        # are first looked at. A call that finds no room forgets that, so look now.
-        ll.llama_get_logits(pointer)
         self._deadline.arm(self.options.decode_seconds)
-        code = ll.llama_decode(pointer, batch.native)
-        self._deadline.disarm()
+        try:
+            pointer = self.handle.pointer
+            # Rows that were computed in another order than that of the batch are put right when
+            # they are first looked at. A call that finds no room forgets that, so look now.
+            ll.llama_get_logits(pointer)
+            code = ll.llama_decode(pointer, batch.native)
+        finally:
+            self._deadline.disarm()
         if code == 0:
             return DECODED
         if code == 1:
@@ -321,7 +324,13 @@ def _create(model: Model, options: ContextOptions, deadline: Deadline) -> Handle
             f" {options.num_sequences} sequences: {reason}; try a smaller --ctx-size"
         )
     ll.llama_set_abort_callback(pointer, ABORT_CALLBACK, deadline.address)
-    return Handle(pointer, ll.llama_free, "context", parent=model.handle, borrowed=deadline)
+    free = functools.partial(_free, deadline)
+    return Handle(pointer, free, "context", parent=model.handle, borrowed=deadline)
+
+
+def _free(deadline: Deadline, pointer: int) -> None:
+    deadline.stop()
+    ll.llama_free(pointer)
 
 
 def _params(options: ContextOptions) -> Any:  # noqa: ANN401 - a ctypes struct

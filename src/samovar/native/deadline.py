@@ -20,17 +20,21 @@ import llama_cpp.llama_cpp as ll
 # `bool (*)(void *)`: the low byte of strlen's result is the bool on every ABI llama.cpp runs on.
 ABORT_CALLBACK = ctypes.cast(ctypes.CDLL(None).strlen, ll.ggml_abort_callback)
 
+_AGAIN_SECONDS = 0.01  # a call that was just being armed has forgotten that it was to stop
+
 
 class Deadline:
     """The abort flag of one context, and the moment at which it sets itself.
 
     `arm`, run the decode call, `disarm`. `abort` may be called from any thread; it interrupts the
-    call that is running and is forgotten when the next one is armed.
+    call that is running and is forgotten when the next one is armed. `stop` is for whoever frees
+    the context, which may be another thread at the end of the process.
     """
 
     def __init__(self) -> None:
         self._flag = ctypes.create_string_buffer(2)
         self._at = math.inf
+        self._running = threading.Lock()  # held while a call runs
         self.is_overdue = False
         """Whether the last armed call was interrupted by its deadline."""
         _watch.add(self)
@@ -47,6 +51,7 @@ class Deadline:
 
     def arm(self, seconds: float) -> None:
         """Clear the flag, and set it `seconds` from now; `math.inf`: never."""
+        self._running.acquire()
         with _watch.lock:
             self._flag[0] = b"\x00"
             self.is_overdue = False
@@ -58,10 +63,18 @@ class Deadline:
         """The call is over."""
         with _watch.lock:
             self._at = math.inf
+        self._running.release()
 
     def abort(self) -> None:
         """Interrupt the running call at its next graph node."""
         self._flag[0] = b"\x01"
+
+    def stop(self) -> None:
+        """Interrupt the running call, if there is one, and wait until it is over."""
+        self.abort()
+        while not self._running.acquire(timeout=_AGAIN_SECONDS):
+            self.abort()
+        self._running.release()
 
     def expire(self, now: float) -> float:
         """Set the flag if the moment has come; returns when it will. The lock is held."""

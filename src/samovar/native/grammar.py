@@ -42,7 +42,8 @@ _REASON = 200  # characters of an error text that are passed on
 class Matcher:
     """How far one sequence has come in a grammar.
 
-    Everything raises GrammarRejected once the grammar has turned out to be too much work.
+    Everything raises GrammarRejected once the grammar turns out to lead nowhere, or to be too much
+    work for llguidance's limits. It would otherwise pass for one that has ended.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
@@ -84,7 +85,7 @@ class Matcher:
     def _require_sound(self) -> None:
         if self._matcher.is_error():
             reason = _first_line(self._matcher.get_error())
-            raise GrammarRejected(f"the grammar asks for too much work: {reason}; simplify it")
+            raise GrammarRejected(f"the grammar cannot be followed further: {reason}; simplify it")
 
 
 class Grammars:
@@ -201,7 +202,7 @@ def _to_lark(gbnf: str) -> str:
         lark.encode()
     except GrammarRejected:
         raise
-    except Exception as error:  # noqa: BLE001 - what the converter raises, it raises as just that
+    except Exception as error:
         reason = _first_line(str(error))
         raise GrammarRejected(f"the grammar is not valid GBNF: {reason}") from error
     return _OPTIONS + lark.removeprefix("%llguidance {}")

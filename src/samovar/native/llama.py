@@ -23,7 +23,6 @@ from samovar.errors import (
     AdapterRejected,
     DecodeTimeout,
     InvalidRequest,
-    NativeError,
     NoLogits,
     OperationUnsupported,
     Overloaded,
@@ -333,8 +332,9 @@ class LlamaBackend:
                 logits_rows[seq_id] = last
         try:
             outcome = self._context.decode(batch)
-        except NativeError:
-            self._take_back(rows)
+        except BaseException:  # a signal's, too: it may have been computed by then
+            if self._context.handle.is_open:
+                self._take_back(rows)
             raise
         if isinstance(outcome, Decoded):
             for row in rows:

@@ -11,7 +11,7 @@ from samovar.gguf.architectures import (
     KNOWN,
     SPEECH,
 )
-from samovar.gguf.check.keys import text_key
+from samovar.gguf.checks.keys import text_key
 from samovar.gguf.header import Header
 from samovar.gguf.show import shown
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from samovar.gguf.check.keys import refuse
+from samovar.gguf.checks.keys import refuse
 from samovar.gguf.header import Header, VocabType
 from samovar.gguf.values import ValueType
 

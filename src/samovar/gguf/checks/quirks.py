@@ -1,8 +1,7 @@
 """What single architectures of llama.cpp assert, or divide by.
 
 Without these rules a file of that architecture with such a value ends the process; the sources
-named are those of the llama.cpp that llama-cpp-python 0.3.36 carries. Values of a wrong type are
-left to llama.cpp, which refuses them.
+named are those of the llama.cpp that llama-cpp-python 0.3.36 carries.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from samovar.gguf.check.keys import refuse
+from samovar.gguf.checks.keys import refuse
 from samovar.gguf.header import Header
-from samovar.gguf.stack import FULL_ATTENTION_INTERVALS
+from samovar.gguf.memory import is_latent
+from samovar.gguf.stack import FULL_ATTENTION_INTERVALS, stack_of
 from samovar.gguf.values import ValueType
 
 
@@ -54,6 +54,8 @@ RWKV = _of("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
 DELTA_NET = _of("qwen35", "qwen35moe", "qwen3next", "qwen4exp")
 # Positions in three dimensions (`GGML_ROPE_TYPE_IMROPE`, `GGML_ROPE_TYPE_MROPE`).
 MULTI_ROPE = DELTA_NET - {"qwen3next"} | _of("paddleocr", "qwen2vl", "qwen3vl", "qwen3vlmoe")
+# They use such positions if the file states the sections.
+MAYBE_MULTI_ROPE = MULTI_ROPE | _of("bailingmoe3", "glm4", "glm4moe", "hunyuan_vl")
 
 BOUNDS: tuple[Bound, ...] = (
     # A remainder by it (load_arch_hparams of these).
@@ -82,8 +84,6 @@ BOUNDS: tuple[Bound, ...] = (
     Bound("attention.sliding_window", 1, 1 << 22, _of("afmoe"), needed=True),
     # Without a window the scale of long positions is 0, which src/llama-graph.cpp asserts against.
     Bound("attention.sliding_window", 1, 1 << 22, _of("llama4")),
-    # One shared key-value head: the compressed row.
-    Bound("attention.head_count_kv", 1, 1, _of("deepseek4"), needed=True),
 )
 
 
@@ -112,7 +112,9 @@ def _check_bound(header: Header, bound: Bound) -> None:
             raise refuse(header, f"{key} is missing")
         return
     value = header.integer(key)
-    if value is not None and not bound.low <= value <= bound.high:
+    if value is None:
+        raise refuse(header, f"{key} is of type {header.metadata[key].label}, not uint32")
+    if not bound.low <= value <= bound.high:
         raise refuse(header, f"{key} is {value}, outside {bound.low} to {bound.high}")
 
 
@@ -133,36 +135,47 @@ def _check_sections(header: Header) -> None:
     if header.architecture in MULTI_ROPE and not any(sections[:3]):
         raise refuse(header, f"{key} is missing or empty")
     size = _number(header, "attention.key_length") or (header.n_embd or 0) // (header.n_head or 1)
-    if sections and (min(sections) < 0 or sum(sections) > size):
+    if is_latent(header):
+        # Only the rotated part of a latent key is handed to the rotation.
+        size = _number(header, "rope.dimension_count") or size
+    if header.architecture not in MAYBE_MULTI_ROPE or not sections:
+        return
+    if min(sections) < 0 or sum(sections) > size:
         raise refuse(header, f"{key} does not fit a head of {size} elements")
 
 
 def _check_latent(header: Header) -> None:
     """Latent attention (MLA) keeps the compressed row and the rotated part as one key."""
-    sizes = [_number(header, f"attention.{what}_length_mla") for what in ("key", "value")]
-    if not all(sizes):
+    if not is_latent(header):
         return
+    size = _number(header, "attention.key_length_mla")
     row = _number(header, "attention.key_length")
     rotated = header.integer(header.of_arch("rope.dimension_count"))
     rotated = row if rotated is None else rotated
-    fits = row in (_number(header, "attention.kv_lora_rank") + rotated, sizes[0])
-    if not fits or rotated >= sizes[0]:
+    fits = row in (_number(header, "attention.kv_lora_rank") + rotated, size)
+    if not fits or rotated >= size:
         raise refuse(
             header,
-            f"a latent key of {row} elements ({rotated} rotated) does not fit heads of {sizes[0]}",
+            f"a latent key of {row} elements ({rotated} rotated) does not fit heads of {size}",
         )
 
 
 def _deepseek4(header: Header, _layers: int, _width: int) -> bool:
     heads, groups = header.n_head or 0, _number(header, "attention.output_group_count")
     sizes = {_number(header, f"attention.{what}_length") for what in ("key", "value")}
-    return heads % groups == 0 and len(sizes) == 1
+    # One shared key-value head: the compressed row.
+    pairs = header.per_layer("attention.head_count_kv")
+    return heads % groups == 0 and len(sizes) == 1 and set(pairs) == {1}
 
 
 def _dots3note(header: Header, _layers: int, _width: int) -> bool:
     row = _number(header, "attention.key_length_swa")
     rank = _number(header, "attention.kv_lora_rank_swa")
-    return row == rank + _number(header, "rope.dimension_count")
+    # The first layer without a window has nothing to share an indexer with.
+    whole = [n for n, windowed in enumerate(stack_of(header).is_windowed) if not windowed]
+    indexers = header.per_layer("attention.indexer.types")
+    has_first = bool(whole and whole[0] < len(indexers) and indexers[whole[0]])
+    return row == rank + _number(header, "rope.dimension_count") and has_first
 
 
 def _glm5_next(header: Header, _layers: int, _width: int) -> bool:
@@ -176,7 +189,7 @@ def _hrm_text(header: Header, layers: int, _width: int) -> bool:
 
 
 def _hy_v4(header: Header, _layers: int, _width: int) -> bool:
-    return all(_number(header, f"attention.{what}_length_mla") for what in ("key", "value"))
+    return is_latent(header)
 
 
 def _bailingmoe3(header: Header, _layers: int, _width: int) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from samovar.gguf.check.keys import refuse
+from samovar.gguf.checks.companions import check_companions
+from samovar.gguf.checks.keys import refuse
 from samovar.gguf.header import Header
 from samovar.gguf.memory import DELTA_ATTENTION, is_latent, kv_width
 from samovar.gguf.show import shown
@@ -17,6 +18,14 @@ BLOCK = re.compile(r"blk\.(\d+)\.")
 NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 # The lookup tables that do hold whole numbers.
 INTEGER_TENSORS = ("ffn_gate_tid2eid.weight",)
+# What is added, multiplied element by element, or convolved with activations, which are F32: no
+# kernel takes another type (`binary_op` in ggml/src/ggml-cpu/binary-ops.cpp, `ggml_ssm_conv` and
+# `ggml_ssm_scan` in ops.cpp). Converters keep these in F32 whatever the rest is in.
+ELEMENTWISE = re.compile(
+    r".*(\.bias|norm(_key|_query|_conv)?\.weight|token_types\.weight|ssm_a|ssm_d"
+    r"|conv1d(_[qkv])?\.weight|shortconv\.conv\.weight"
+    r"|time_mix_lerp_fused\.weight)"
+)
 
 
 def check_layers(header: Header) -> None:
@@ -25,6 +34,7 @@ def check_layers(header: Header) -> None:
     for tensor in header.tensors:
         _check_type(header, tensor)
     _check_projections(header)
+    check_companions(header)
 
 
 def _check_blocks(header: Header) -> None:
@@ -56,7 +66,8 @@ def _check_type(header: Header, tensor: TensorInfo) -> None:
     name, kind = shown(tensor.name), TENSOR_TYPES[tensor.type_id].name
     if kind in NOT_FOR_WEIGHTS and not tensor.name.endswith(INTEGER_TENSORS):
         raise refuse(header, f"the tensor {name} is of type {kind}, which weights cannot be")
-    if len(tensor.shape) < 2 and kind != "F32":
+    is_elementwise = len(tensor.shape) < 2 or ELEMENTWISE.fullmatch(tensor.name) is not None
+    if is_elementwise and kind != "F32":
         raise refuse(header, f"the tensor {name} is of type {kind}, and must be F32")
 
 

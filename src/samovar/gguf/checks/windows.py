@@ -7,7 +7,7 @@ src/llama-kv-cache.cpp that layers without KV of their own find a layer of their
 from __future__ import annotations
 
 from samovar.gguf.architectures import ENCODERS
-from samovar.gguf.check.keys import in_range, refuse
+from samovar.gguf.checks.keys import in_range, refuse
 from samovar.gguf.header import Header
 from samovar.gguf.stack import PATTERN, Stack, stack_of, window_rule
 from samovar.gguf.values import ValueType

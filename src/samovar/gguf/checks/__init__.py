@@ -6,14 +6,13 @@ tokenizer. Where a check exists because llama.cpp ends the process, a comment na
 the llama.cpp that llama-cpp-python 0.3.36 carries.
 """
 
-from samovar.errors import AdapterRejected, MalformedGGUF, UnsupportedModel
-from samovar.gguf.check.kind import check_architecture, check_kind
-from samovar.gguf.check.layers import check_layers
-from samovar.gguf.check.layout import check_layout
-from samovar.gguf.check.shape import check_shape
-from samovar.gguf.check.tokenizer import check_tokenizer
+from samovar.gguf.checks.adapter import check_adapter
+from samovar.gguf.checks.kind import check_architecture, check_kind
+from samovar.gguf.checks.layers import check_layers
+from samovar.gguf.checks.layout import check_layout
+from samovar.gguf.checks.shape import check_shape
+from samovar.gguf.checks.tokenizer import check_tokenizer
 from samovar.gguf.header import Header
-from samovar.gguf.show import shown
 
 __all__ = ["check", "check_adapter", "check_vocabulary"]
 
@@ -40,22 +39,3 @@ def check_vocabulary(header: Header) -> None:
     check_architecture(header)
     check_layout(header)
     check_tokenizer(header)
-
-
-def check_adapter(header: Header, base: Header) -> None:
-    """Decides whether a file may be handed to llama.cpp as an adapter of the model `base`.
-
-    Raises AdapterRejected.
-    """
-    label = shown(header.path)
-    if not header.is_adapter:
-        raise AdapterRejected(f"{label} is not an adapter; models are given as MODEL")
-    try:
-        check_layout(header)
-    except (MalformedGGUF, UnsupportedModel) as error:
-        raise AdapterRejected(str(error)) from error
-    if header.architecture != base.architecture:
-        raise AdapterRejected(
-            f"{label} was made for a model of architecture {shown(header.architecture or '?')},"
-            f" this one is {base.architecture}; use an adapter trained on this model"
-        )

@@ -17,12 +17,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from samovar.gguf.check.keys import refuse
+from samovar.gguf.checks.keys import refuse
 from samovar.gguf.header import Header
 from samovar.gguf.values import ArrayRef, ValueType
 
 KEY = "tokenizer.ggml.precompiled_charsmap"
-CHARACTERS = np.arange(1, 256, dtype=np.uint32)
 
 
 def check_charsmap(header: Header) -> None:
@@ -42,33 +41,44 @@ def check_charsmap(header: Header) -> None:
 
 
 def _stays_inside(nodes: NDArray[np.uint32], replacements: bytes) -> bool:
-    """Whether every walk from the root meets only nodes and replacements that are there."""
+    """Whether every walk from the root meets only nodes and replacements that are there.
+
+    A node is entered from `base` by the character `base ^ index`, which it states; so which base
+    leads to a node can be read off the node, and all nodes are looked at once for each step of
+    the longest walk.
+    """
     # From the last zero byte on, a replacement would not be closed.
     limit = replacements.rfind(b"\0") + 1
-    seen = np.zeros(len(nodes), dtype=bool)
-    bases = _children_of(nodes[:1])
+    index = np.arange(len(nodes), dtype=np.uint32)
+    character = nodes & np.uint32(0x800000FF)
+    entered_from = index ^ character
+    can_enter = (character > 0) & (character < 256) & (entered_from < len(nodes))
+    bases_of = index ^ _offsets(nodes)
+    is_base = np.zeros(len(nodes), dtype=bool)
+    bases = _offsets(nodes[:1])
     while len(bases):
         if int((bases | 0xFF).max()) >= len(nodes):
             return False
-        index = bases[:, None] ^ CHARACTERS
-        leads = (nodes[index] & np.uint32(0x800000FF)) == CHARACTERS
-        reached = index[leads]
-        reached = reached[~seen[reached]]
-        seen[reached] = True
-        found = nodes[reached]
-        bases = reached ^ _children_of(found)
-        leaves = bases[(found >> 8) & 1 == 1]
-        if len(leaves) and not _leaves_fit(nodes, leaves, limit):
+        is_base[bases] = True
+        entered = np.flatnonzero(can_enter)
+        entered = entered[is_base[entered_from[entered]]]
+        can_enter[entered] = False
+        bases = bases_of[entered]
+        leaves = bases[(nodes[entered] >> 8) & 1 == 1]
+        if not _leaves_fit(nodes, leaves, limit):
             return False
     return True
 
 
-def _children_of(found: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def _offsets(found: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """How far the children of nodes are from them."""
     offsets = found >> 10
     return np.where(found & np.uint32(1 << 9), offsets << 8, offsets).astype(np.uint32)
 
 
 def _leaves_fit(nodes: NDArray[np.uint32], leaves: NDArray[np.uint32], limit: int) -> bool:
+    if not len(leaves):
+        return True
     if int(leaves.max()) >= len(nodes):
         return False
     return int((nodes[leaves] & np.uint32(0x7FFFFFFF)).max()) < limit

@@ -14,7 +14,7 @@ from samovar.gguf.architectures import (
     ROTATES_WHOLE_HEADS,
     UNEQUAL_HEADS,
 )
-from samovar.gguf.check.keys import (
+from samovar.gguf.checks.keys import (
     count_key,
     in_range,
     layer_counts,
@@ -23,8 +23,8 @@ from samovar.gguf.check.keys import (
     required_count,
     text_key,
 )
-from samovar.gguf.check.quirks import check_quirks
-from samovar.gguf.check.windows import check_windows
+from samovar.gguf.checks.quirks import check_quirks
+from samovar.gguf.checks.windows import check_windows
 from samovar.gguf.header import MAX_LAYERS, POOLING_TYPES, Header
 
 # Bounds far above what exists: 10 million tokens of context, width 20,480, 256 heads of 576.
@@ -117,11 +117,11 @@ def _check_heads(header: Header, heads: Heads) -> None:
 
 def _check_rotation(header: Header, heads: Heads) -> None:
     rotated = count_key(header, header.of_arch("rope.dimension_count"), 0, MAX_HEAD_SIZE)
-    if rotated is None:
+    if rotated is None or not heads.queries[0]:
         return
     size = heads.key_size
     # `ggml_compute_forward_rope` asserts both.
-    if rotated % 2 or (size and rotated > size):
+    if rotated % 2 or rotated > size:
         raise refuse(header, f"{rotated} elements of a head of {size} are rotated")
     if rotated != size and header.architecture in ROTATES_WHOLE_HEADS:
         raise refuse(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samovar.errors import UnsupportedModel
-from samovar.gguf.check.charsmap import check_charsmap
-from samovar.gguf.check.keys import refuse, text_key
-from samovar.gguf.check.specials import check_specials
+from samovar.gguf.checks.charsmap import check_charsmap
+from samovar.gguf.checks.keys import refuse, text_key
+from samovar.gguf.checks.specials import check_specials
 from samovar.gguf.header import Header
 from samovar.gguf.show import shown
 from samovar.gguf.values import ArrayRef, ValueType
