@@ -228,12 +228,12 @@ def lethal(llama: RawFile) -> dict[str, RawFile]:
 
 
 @pytest.mark.native
-@pytest.mark.skipif(not IS_FULL, reason="starts a process for each case")
 def test_llama_cpp_does_not_survive_what_is_refused(
     llama: RawFile, native: Native, tmp_path: Path
 ) -> None:
     path = tmp_path / "lethal.gguf"
-    for name, file in lethal(llama).items():
+    cases = list(lethal(llama).items())
+    for name, file in cases if IS_FULL else cases[::6]:  # each costs a process
         path.write_bytes(file.dump())
         assert verdict(path) != "passed", name
         assert native.ask(path).startswith("died"), name

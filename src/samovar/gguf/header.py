@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -90,6 +90,9 @@ class Header:
     parts: tuple[Part, ...]
     metadata: Mapping[str, Value]
     tensors: tuple[TensorInfo, ...]
+    _layers: dict[str, tuple[int, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def get(self, key: str) -> Scalar | None:
         """A scalar of the metadata; None if it is missing or an array."""
@@ -153,13 +156,10 @@ class Header:
 
     def per_layer(self, suffix: str) -> tuple[int, ...]:
         """A whole number for each layer, from a scalar or an array; empty where there is none."""
-        key, layers = self.of_arch(suffix), self.n_layer or 0
-        ref = self.array_ref(key)
-        if ref is not None:
-            fits = ref.data is not None and ref.element_type in (*INTEGERS, ValueType.BOOL)
-            return tuple(int(x) for x in self.numbers(key)) if fits else ()
-        scalar = self.integer(key)
-        return (scalar,) * layers if scalar is not None and layers <= MAX_LAYERS else ()
+        # Kept, because those who ask for one layer after another ask for all of them each time.
+        if suffix not in self._layers:
+            self._layers[suffix] = self._read_layers(self.of_arch(suffix))
+        return self._layers[suffix]
 
     @property
     def architecture(self) -> str | None:
@@ -302,6 +302,14 @@ class Header:
     def is_vocab_only(self) -> bool:
         """Whether there is a vocabulary but not one tensor."""
         return not self.tensors and "tokenizer.ggml.tokens" in self.metadata
+
+    def _read_layers(self, key: str) -> tuple[int, ...]:
+        ref, layers = self.array_ref(key), self.n_layer or 0
+        if ref is not None:
+            fits = ref.data is not None and ref.element_type in (*INTEGERS, ValueType.BOOL)
+            return tuple(map(int, self.numbers(key).tolist())) if fits else ()
+        scalar = self.integer(key)
+        return (scalar,) * layers if scalar is not None and layers <= MAX_LAYERS else ()
 
     def _read(self, ref: ArrayRef) -> bytes:
         try:

@@ -8,6 +8,7 @@ MAX_SHOWN = 200
 
 
 def shown(text: str | os.PathLike[str]) -> str:
-    """`text` with line breaks and control characters escaped, cut to MAX_SHOWN characters."""
+    """`text` with control characters escaped; of a long one its beginning and its end."""
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
-    return plain if len(plain) <= MAX_SHOWN else plain[: MAX_SHOWN - 3] + "..."
+    half = MAX_SHOWN // 2
+    return plain if len(plain) <= MAX_SHOWN else f"{plain[:half]}...{plain[-half:]}"

@@ -41,6 +41,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if number != 0:
         raise UnsupportedModel(
             f"{label} is part {number + 1} of {count} of a split model: give the first part"
+            f"{_first_name(first.path)}"
         )
     paths = part_paths(first.path, count)
     missing = [other for other in paths if not other.is_file()]
@@ -52,6 +53,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             f"{'is' if len(missing) == 1 else 'are'} missing: download all parts into one directory"
         )
     return _join(first, paths)
+
+
+def _first_name(path: Path) -> str:
+    match = PART_NAME.fullmatch(path.name)
+    return f", {shown(match['stem'])}-00001-of-{match['count']}.gguf" if match else ""
 
 
 def part_paths(path: Path, count: int) -> list[Path]:

@@ -41,8 +41,9 @@ _PART = re.compile(
     rb"(?s:.{1,8191})(?:%b(?= %b)|%b(?=%b))|(?s:.{8064})[^<\[]{0,128}(?![\x80-\xbf])"
     % (_SOLID % (b"", b"", b""), _LETTER, _SOLID % (rb"\n", rb"\n", rb"\n"), _LETTER)
 )
-# BPE that does not split a text into words, and never recurses.
-_UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
+# BPE whose tokens may reach across the space between two words: nowhere is safe to cut. The first
+# three never recurse, the last only over digits.
+_UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "superbpe")
 
 
 class Vocabulary:

@@ -22,10 +22,11 @@ def check_layout(header: Header) -> None:
     Raises MalformedGGUF, or UnsupportedModel for tensor types this build does not have.
     """
     _check_names(header)
-    for number, part in enumerate(header.parts):
-        tensors = [tensor for tensor in header.tensors if tensor.part == number]
-        if tensors:
-            _check_part(part, tensors)
+    of_part: dict[int, list[TensorInfo]] = {}
+    for tensor in header.tensors:
+        of_part.setdefault(tensor.part, []).append(tensor)
+    for number, tensors in of_part.items():
+        _check_part(header.parts[number], tensors)
 
 
 def _check_names(header: Header) -> None:
