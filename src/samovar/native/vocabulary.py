@@ -222,15 +222,6 @@ class Vocabulary:
         is_eog, vocab = ll.llama_vocab_is_eog, self.pointer
         return tuple(token for token in range(self.size) if is_eog(vocab, token))
 
-    def is_markup(self, token: int) -> bool:
-        """Whether the token is control, or was added by the model's makers and looks like it."""
-        attributes = ll.llama_vocab_get_attr(self.pointer, token)
-        if attributes & int(ll.LLAMA_TOKEN_ATTR_CONTROL):
-            return True
-        piece = self.piece(token, special=True)
-        added = attributes & int(ll.LLAMA_TOKEN_ATTR_USER_DEFINED)
-        return bool(added) and piece.startswith(b"<") and piece.endswith(b">")
-
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
         """Texts that become a control token only where special tokens are parsed."""
