@@ -1,0 +1,377 @@
+"""The corpus: the same from a seed, right in every answer, apart from what is held out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from samovar.chat.messages import plain_messages, plain_tools
+from training import scoring
+from training.corpus import mixture, numbers, questions, schemas, stories, talk, tools, words
+from training.corpus.document import (
+    DIVIDER,
+    END,
+    START,
+    Conversation,
+    Document,
+    Story,
+    prompt_text,
+    segments,
+    template,
+)
+from training.corpus.draw import Draw, is_held_out
+
+COUNT = 3000
+
+
+@cache
+def made(*, held_out: bool = False) -> tuple[Document, ...]:
+    return tuple(mixture.documents(3, COUNT, held_out=held_out))
+
+
+def conversations(documents: Iterable[Document]) -> list[Conversation]:
+    return [one for one in documents if isinstance(one, Conversation)]
+
+
+def exchanges(documents: Iterable[Document]) -> list[tuple[str, str]]:
+    """Every question of a user with the answer after it."""
+    found = []
+    for one in conversations(documents):
+        for asked, answered in pairwise(one.messages):
+            if (asked["role"], answered["role"]) == ("user", "assistant"):
+                found.append((str(asked["content"]), str(answered["content"])))
+    return found
+
+
+def both_sides() -> list[Document]:
+    return [*made(), *made(held_out=True)]
+
+
+# ---- the stream ---------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_documents_in_any_order() -> None:
+    assert [mixture.document(3, number) for number in reversed(range(50))] == list(
+        reversed(made()[:50])
+    )
+    assert mixture.document(4, 0) != mixture.document(3, 0)
+
+
+def test_every_category_occurs_on_both_sides() -> None:
+    assert {one.category for one in made()} == {one.category for one in made(held_out=True)}
+
+
+def test_text_is_plain_ascii_and_its_formats_are_filled_in() -> None:
+    for one in both_sides():
+        text = mixture.words_of(one)
+        assert text.isascii()
+        assert not re.search(r"\{[a-z_]+\}", text), text
+
+
+def test_articles_fit_their_nouns() -> None:
+    for one in both_sides():
+        if one.category in ("story", "story request", "reading", "question"):
+            assert not re.search(r"\b[Aa] [aeiou]", mixture.words_of(one)), one
+            assert not re.search(r"\b[Aa]n [^aeiou]", mixture.words_of(one)), one
+
+
+def test_sentences_begin_with_capitals() -> None:
+    for one in both_sides():
+        if isinstance(one, Story):
+            assert all(part[0].isupper() for part in re.split(r'(?<=[.!?]) (?=[^"])', one.text))
+
+
+# ---- what is held out ---------------------------------------------------------------------------
+
+
+def test_a_draw_stays_on_its_side() -> None:
+    for side in (False, True):
+        draw = Draw("x", held_out=side)
+        drawn = [draw.fresh(lambda d=draw: (d.number(0, 99), d.number(0, 99))) for _ in range(200)]
+        assert {is_held_out(pair) for pair in drawn} == {side}
+
+
+def test_a_side_without_combinations_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="no combination"):
+        Draw("x").fresh(lambda: next(n for n in range(1000) if is_held_out(n)))
+
+
+def _sums(documents: Iterable[Document]) -> set[tuple[str, str, str]]:
+    found = (
+        re.match(r"(\d+) ([+x-]) (\d+) = ", answer)
+        for question, answer in exchanges(documents)
+        if not re.search("call|tool|think", question)
+    )
+    return {(one[1], one[2], one[3]) for one in found if one}
+
+
+def _calls(documents: Iterable[Document]) -> set[str]:
+    return {
+        json.dumps(call)
+        for one in conversations(documents)
+        for message in one.messages
+        if len(message.get("tool_calls", ())) == 1
+        for call in message["tool_calls"]
+    }
+
+
+def _belongings(documents: Iterable[Document]) -> set[tuple[str, ...]]:
+    texts = (question for question, _ in exchanges(documents))
+    return {
+        found for text in texts for found in re.findall(r"([A-Z]\w+) has an? \w+ (\w+)\.", text)
+    }
+
+
+def _facts(documents: Iterable[Document]) -> set[str]:
+    return {
+        one.messages[0]["content"] for one in conversations(documents) if one.category == "question"
+    }
+
+
+def _objects(documents: Iterable[Document]) -> set[str]:
+    return {one.expected for one in conversations(documents) if one.category == "json"}
+
+
+@pytest.mark.parametrize("combinations", [_calls, _belongings, _facts, _objects])
+def test_nothing_held_out_is_trained_on(
+    combinations: Callable[[Iterable[Document]], set[object]],
+) -> None:
+    trained, held_out = combinations(made()), combinations(made(held_out=True))
+    assert held_out
+    assert not trained & held_out
+
+
+def test_no_held_out_sum_is_trained_on() -> None:
+    signs = {sign: name for name, sign in numbers.SIGNS.items()}
+    plain = [one for one in made() if one.category in ("arithmetic", "large arithmetic", "chat")]
+    assert not [s for s in _sums(plain) if is_held_out((signs[s[1]], int(s[0]), int(s[2])))]
+    tested = [one for one in made(held_out=True) if "arithmetic" in one.category]
+    assert all(is_held_out((signs[s[1]], int(s[0]), int(s[2]))) for s in _sums(tested))
+
+
+def test_casts_of_stories_are_held_out() -> None:
+    for side in (False, True):
+        for number in range(100):
+            who = stories.cast(Draw(str(number), held_out=side))
+            assert is_held_out((who.hero, who.thing, who.place)) is side
+
+
+# ---- right answers ------------------------------------------------------------------------------
+
+
+def test_every_sum_is_right() -> None:
+    checked = 0
+    for _, answer in exchanges(both_sides()):
+        if found := re.match(r"(?:Well, )?(\d+) ([+x-]) (\d+) = (-?\d+)", answer):
+            checked += 1
+            a, b, value = int(found[1]), int(found[3]), int(found[4])
+            assert value == {"+": a + b, "-": a - b, "x": a * b}[found[2]]
+    assert checked > 200
+
+
+def test_every_sum_in_words_is_right() -> None:
+    values = {words.spelled(number): number for number in range(101)}
+    pattern = re.compile(r"(?i)([a-z-]+) (plus|minus|times) ([a-z-]+) is ([a-z -]+)[.]")
+    found = [pattern.match(answer) for _, answer in exchanges(both_sides())]
+    sums = [one.groups() for one in found if one]
+    assert len(sums) > 50
+    for a, operation, b, value in sums:
+        if not value.isupper():
+            problem = (operation.lower(), values[a.lower()], values[b.lower()])
+            assert numbers.result(problem) == values[value]
+
+
+def test_every_line_of_reasoning_adds_up_to_the_answer() -> None:
+    checked = 0
+    for one in conversations(both_sides()):
+        reasoning = one.messages[-1].get("reasoning_content")
+        if not reasoning:
+            continue
+        checked += 1
+        lines = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)\.", reasoning)
+        assert reasoning.count("=") == len(lines)
+        for a, sign, b, value in lines:
+            assert int(value) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+        assert scoring.says(one.messages[-1]["content"], lines[-1][3])
+    assert checked > 100
+
+
+def test_problems_come_out_as_their_story_says() -> None:
+    for number in range(200):
+        one = numbers.problem(Draw(str(number)))
+        found = re.search(
+            r"has (\d+) .* (gives|gets) (\d+) .*finds (\d+)", one.messages[0]["content"]
+        )
+        assert found
+        change = -int(found[3]) if found[2] == "gives" else int(found[3])
+        assert int(one.expected) == int(found[1]) + change + int(found[4])
+
+
+def test_readings_are_answered_from_their_text() -> None:
+    for number in range(500):
+        one = questions.reading(Draw(str(number)))
+        question, answer = (message["content"] for message in one.messages)
+        told = [part for part in re.split(r"(?<=\.)\s", question) if part.endswith(".")]
+        name = next(name for name in words.NAMES if re.search(rf"\b{name}\b", answer))
+        about = [part for part in told if re.search(rf"\b{name}\b", part)]
+        assert len(about) == 1
+        assert one.expected in about[0]
+
+
+def test_counting_counts_every_number_once() -> None:
+    for number in range(200):
+        one = numbers.counting(Draw(str(number)))
+        question, answer = (message["content"] for message in one.messages)
+        if question.startswith("How many"):
+            said = question.partition("? ")[2].split()
+            assert len(set(said)) == 1
+            assert one.expected == str(len(said))
+        elif digits := [int(found) for found in re.findall(r"\d+", answer)]:
+            assert {abs(a - b) for a, b in pairwise(digits)} == {1}
+            assert [digits[0], digits[-1]] == [int(found) for found in re.findall(r"\d+", question)]
+
+
+def test_what_is_remembered_was_told() -> None:
+    for number in range(200):
+        one = talk.memory(Draw(str(number)), mixture.short)
+        told = " ".join(str(m["content"]) for m in one.messages[:-1] if m["role"] == "user")
+        assert scoring.says(told, one.expected)
+        assert scoring.says(one.messages[-1]["content"], one.expected)
+
+
+def test_nothing_is_remembered_that_was_not_told() -> None:
+    for number in range(100):
+        one = talk.not_told(Draw(str(number)), mixture.short)
+        assert "My name" not in str(one.messages)
+        assert one.messages[-1]["content"].startswith("You have not told me")
+
+
+# ---- functions and JSON -------------------------------------------------------------------------
+
+
+def test_every_call_fits_the_definition_of_its_function() -> None:
+    checked = 0
+    for one in conversations(both_sides()):
+        defined = {tool["function"]["name"]: tool["function"] for tool in one.tools}
+        assert len(defined) == len(one.tools)
+        for message in one.messages:
+            for call in message.get("tool_calls", ()):
+                checked += 1
+                function = call["function"]
+                schema = defined[function["name"]]["parameters"]
+                assert scoring.fits(function["arguments"], schema)
+    assert checked > 300
+
+
+def test_arguments_stand_in_the_request() -> None:
+    for number in range(300):
+        one = tools.call(Draw(str(number)))
+        for call in json.loads(one.expected):
+            for value in call["arguments"].values():
+                assert str(value) in one.messages[0]["content"]
+
+
+def test_a_right_call_counts_and_a_wrong_one_does_not() -> None:
+    one = tools.call(Draw("1"))
+    whole = template().render(one.messages, one.tools, add_generation_prompt=False)
+    reply = whole.removeprefix(prompt_text(one)).removesuffix(f"{END}\n")
+    assert scoring.is_right_call(one, reply)
+    assert not scoring.is_right_call(one, reply.replace('"name"', '"nam"', 1))
+    assert not scoring.is_right_call(one, reply.replace("}}", "}"))
+
+
+def test_every_object_fits_its_schema_and_its_text() -> None:
+    for number in range(300):
+        one = schemas.structured(Draw(str(number)))
+        value = json.loads(one.expected)
+        assert scoring.fits(value, scoring.schema_in(one))
+        assert list(value) == scoring.schema_in(one)["required"]
+        told = " ".join(message["content"] for message in one.prompt)
+        for item in value.values():
+            parts = item if isinstance(item, list) else [item]
+            assert all(isinstance(part, bool) or scoring.says(told, str(part)) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, [], {}, {"name": 1}, {"name": "a", "more": 1}, {"name": "a", "age": True}]
+)
+def test_what_does_not_fit_is_seen(wrong: object) -> None:
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["name"]}
+    assert scoring.fits({"name": "a", "age": 3}, schema)
+    assert not scoring.fits(wrong, schema)
+
+
+def test_stories_use_known_words() -> None:
+    text = stories.told(Draw("new"), stories.cast(Draw("new")), stories.PLOTS[0])
+    assert scoring.non_words(text) == []
+    assert scoring.non_words("The cat was blorf.") == ["blorf"]
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def test_segments_are_the_rendered_text() -> None:
+    for one in made()[:500]:
+        text = "".join(segment.text for segment in segments(one))
+        if isinstance(one, Story):
+            assert text == one.text + DIVIDER
+        elif one.may_think:
+            tools_sent = one.tools or None
+            assert text == template().render(one.messages, tools_sent, add_generation_prompt=False)
+        else:
+            assert text == prompt_text(one) + one.messages[-1]["content"] + END
+
+
+def test_training_meets_each_prompt_as_inference_renders_it() -> None:
+    for one in conversations(made()[:800]):
+        cut = segments(one)
+        for at, message in enumerate(one.messages):
+            if message["role"] != "assistant" or not one.may_think:
+                continue
+            turn = sum(other["role"] == "assistant" for other in one.messages[:at])
+            learnt = [number for number, segment in enumerate(cut) if segment.is_learnt]
+            before = "".join(segment.text for segment in cut[: learnt[turn]])
+            sent = plain_messages(one.messages[:at])
+            assert before == template().render(sent, plain_tools(one.tools or None))
+
+
+def test_only_what_the_assistant_writes_is_learnt() -> None:
+    for one in conversations(made()[:500]):
+        for segment in segments(one):
+            if segment.is_learnt:
+                assert segment.text.endswith(END)
+                assert START not in segment.text
+                assert "<tool_response>" not in segment.text
+
+
+def test_reasoning_is_shown_in_the_last_answer_only() -> None:
+    question, thought = (
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": "why"},
+    )
+    text = template().render([question, thought, question, thought], add_generation_prompt=False)
+    assert text.count("<think>\nwhy\n</think>\n\nb") == 1
+    assert text.endswith(f"<think>\nwhy\n</think>\n\nb{END}\n")
+    closed = template().render([question], enable_thinking=False)
+    assert closed.endswith(f"{START}assistant\n<think>\n\n</think>\n\n")
+
+
+def test_inline_reasoning_of_earlier_turns_is_left_out() -> None:
+    question = {"role": "user", "content": "a"}
+    reply = {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nb"}
+    assert "why" not in template().render([question, reply, question])
+
+
+def test_results_of_two_calls_share_a_turn() -> None:
+    result = {"role": "tool", "content": "{}"}
+    calls = tools.call_message([("a", {}), ("b", {"x": 1})])
+    text = template().render([{"role": "user", "content": "q"}, calls, result, result])
+    assert text.count(f"{START}user") == 2
+    assert '</tool_call>\n<tool_call>\n{"name": "b", "arguments": {"x": 1}}\n</tool_call>' in text
+    assert text.count("<tool_response>\n{}\n</tool_response>") == 2

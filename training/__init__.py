@@ -1,0 +1,1 @@
+"""Makes samovar-mini: its corpus, its training, its file and its scores."""

@@ -1,0 +1,1 @@
+"""A corpus of simple English written by code, reproducible from a seed."""
