@@ -34,7 +34,9 @@ recurses without looking: 2,200 fit a stack of 8 MiB, 4,400 do not."""
 MAX_WORK = 2**25
 """Rules times bytes: the converter may go over the whole text once per rule."""
 _CACHED = 16  # compiled grammars kept per model; a client that sends a grammar sends it again
-_LIMITS = llguidance.LLParserLimits(verbose_errors=False)  # the others: see its documentation
+# Its time grows with the square of the items in a row of the parser: with the 2,000 it allows by
+# itself, an ambiguous grammar takes over a second per token, with these 0.03 s.
+_LIMITS = llguidance.LLParserLimits(max_items_in_row=500, verbose_errors=False)
 _OPTIONS = '%llguidance {"no_forcing": true}'
 _REASON = 200  # characters of an error text that are passed on
 
@@ -85,7 +87,10 @@ class Matcher:
     def _require_sound(self) -> None:
         if self._matcher.is_error():
             reason = _first_line(self._matcher.get_error())
-            raise GrammarRejected(f"the grammar cannot be followed further: {reason}; simplify it")
+            raise GrammarRejected(
+                f"the grammar cannot be followed further: {reason}; simplify it, and give long"
+                " lists of literals a rule of their own"
+            )
 
 
 class Grammars:
@@ -113,6 +118,7 @@ class Grammars:
         if matcher.is_error():
             reason = _first_line(matcher.get_error())
             raise GrammarRejected(f"the grammar does not compile: {reason}")
+        Matcher(matcher.deep_copy(), self._vocabulary).mask()  # refuses what leads nowhere
         return matcher
 
     def _tokens(self) -> llguidance.LLTokenizer:
@@ -154,6 +160,7 @@ _TOKEN = re.compile(
     r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#[^\r\n]*|::=|[\w-]+|[()]', re.DOTALL
 )
 """A literal, a character class, a comment, what follows the name of a rule, a name, a bracket."""
+_START = "the-start-of-this-grammar"  # for `start`, which is what the converter names the root
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
 
@@ -203,7 +210,7 @@ def _to_lark(gbnf: str) -> str:
     except GrammarRejected:
         raise
     except Exception as error:
-        reason = _first_line(str(error))
+        reason = _first_line(str(error).replace(_START, "start"))
         raise GrammarRejected(f"the grammar is not valid GBNF: {reason}") from error
     return _OPTIONS + lark.removeprefix("%llguidance {}")
 
@@ -215,7 +222,7 @@ def _readable(token: re.Match[str]) -> str:
         return ""
     if text.startswith(('"', "[")):
         return _ESCAPE.sub(_character, text)
-    return "start-of-grammar" if text == "start" else text  # it takes that name for the root
+    return _START if text == "start" else text
 
 
 def _character(escape: re.Match[str]) -> str:
