@@ -20,6 +20,8 @@ WINDOW_BYTES = 1 << 20
 MAX_STRING_BYTES = 16 << 20
 # 128,000 tokens with their merges take 8 MB. llama.cpp keeps the whole header in memory.
 MAX_HEADER_BYTES = 128 << 20
+# Merges are the longest arrays of strings, and the largest tokenizers have half a million.
+MAX_STRINGS = 1 << 21
 # The fast walk over strings goes in blocks that grow while it succeeds, so that what a long
 # string makes it waste stays in proportion; SLOW_RUN strings are then walked one by one.
 FIRST_BLOCK = 256
@@ -100,6 +102,11 @@ class Cursor:
         """Moves past `count` strings."""
         if count * 8 > self.remaining:
             raise self.truncated(what)
+        if count > MAX_STRINGS:
+            raise MalformedGGUF(
+                f"{self._label} has {count} strings in {what}, where at most {MAX_STRINGS} make "
+                "sense: the file is damaged, download it again"
+            )
         while count:
             self.require(8, what)
             self._fill(8, what)

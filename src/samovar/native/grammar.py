@@ -86,7 +86,7 @@ class Matcher:
 
     def _require_sound(self) -> None:
         if self._matcher.is_error():
-            reason = _first_line(self._matcher.get_error())
+            reason = _first_line(self._matcher.get_error() or "it matches no text at all")
             raise GrammarRejected(
                 f"the grammar cannot be followed further: {reason}; simplify it, and give long"
                 " lists of literals a rule of their own"

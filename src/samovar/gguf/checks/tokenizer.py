@@ -26,7 +26,7 @@ TYPES = "tokenizer.ggml.token_type"
 MERGES = "tokenizer.ggml.merges"
 
 # The largest vocabularies have 262,144 tokens.
-MAX_TOKENS = 1 << 22
+MAX_TOKENS = 1 << 20
 # Tries over the vocabulary are built by recursion, a call for each byte.
 MAX_TOKEN_BYTES = 4096
 # A BPE token that decodes to no bytes is repeated once per character (`llama_decode_text`), so
