@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,10 +108,40 @@ def _check_sampling(params: SamplingParams) -> None:
             raise InvalidRequest(f"{name} must be {kind}, not {type(value).__name__}")
         if not low <= value <= high:  # also refuses NaN
             raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value!r}")
-    for token, bias in params.logit_bias.items():
-        if not isinstance(token, int) or math.isnan(bias):
-            raise InvalidRequest("logit_bias must map token ids to numbers")
+    _check_bias(params.logit_bias)
+    _check_breakers(params.dry_sequence_breakers)
+    for name in ("ignore_eos", "infill"):
+        if not isinstance(getattr(params, name), bool):
+            raise InvalidRequest(f"{name} must be true or false")
+    if params.grammar is not None and not isinstance(params.grammar, str):
+        raise InvalidRequest("grammar must be text")
 
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, dict) or not all(map(_is_bias, bias.keys(), bias.values())):
+        raise InvalidRequest(
+            "logit_bias must map token ids to numbers from -1000000 to 1000000, or to -inf"
+        )
+
+
+def _is_bias(token: object, bias: object) -> bool:
+    if isinstance(token, bool) or not isinstance(token, int):
+        return False
+    if isinstance(bias, bool) or not isinstance(bias, (int, float)):
+        return False
+    return bias == -math.inf or -1e6 <= bias <= 1e6
+
+
+def _check_breakers(breakers: object) -> None:
+    if not isinstance(breakers, (tuple, list)) or len(breakers) > _MAX_BREAKERS:
+        raise InvalidRequest(f"dry_sequence_breakers must be at most {_MAX_BREAKERS} texts")
+    for text in breakers:
+        if not isinstance(text, str) or _UNUSABLE.search(text):
+            raise InvalidRequest("dry_sequence_breakers must be texts of whole characters")
+
+
+_UNUSABLE = re.compile("[\\x00\ud800-\udfff]")  # NUL ends a C string; halves of pairs are no UTF-8
+_MAX_BREAKERS = 32  # llama.cpp goes through the whole vocabulary for each: up to 0.05 s
 
 _WHOLE = frozenset(
     {

@@ -29,6 +29,7 @@ from samovar.errors import (
     TemplateMissing,
 )
 from samovar.native import state
+from samovar.native.batch import Batch
 from samovar.native.context import Context, ContextOptions
 from samovar.native.interface import Backend, Row, Sampled, StateKind, Stepped
 from samovar.native.llama import LlamaBackend, chunks
@@ -414,7 +415,22 @@ def test_prefill_of_nothing_has_no_effect(backend: Backend) -> None:
     assert np.array_equal(logits_of(backend), before)
 
 
-def test_prefill_cuts_long_prompts_on_a_fixed_grid(llama: LlamaBackend, models: Models) -> None:
+def test_prefill_cuts_where_a_prompt_from_the_start_would_be_cut(
+    llama: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, sizes = Context.decode, []
+
+    def decode_and_tell(context: Context, batch: Batch) -> object:
+        sizes.append(len(batch))
+        return decode(context, batch)
+
+    monkeypatch.setattr(Context, "decode", decode_and_tell)
+    for count in (40, 100, 52, 1):
+        llama.prefill(prompt(count))
+    assert sizes == [40, 24, 64, 12, 52, 1]
+
+
+def test_a_prefix_on_the_grid_goes_on_to_the_same_bits(llama: LlamaBackend, models: Models) -> None:
     tokens = prompt(200)
     llama.prefill(tokens)
     with opened(models()) as (other, _):

@@ -388,6 +388,19 @@ def test_decode_one_cut_short_has_not_moved_its_sampler(
     assert drawn(4) == drawn(0) == drawn(None)
 
 
+def test_decode_one_cut_short_has_not_moved_its_grammar(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(models()) as (backend, _):
+        backend.set_grammar('root ::= "0" "1" "2" "3" "4"')
+        backend.prefill(prompt(65))
+        while not backend.decode_one().is_eog:
+            with cut_at_once(monkeypatch), pytest.raises(DecodeTimeout):
+                backend.decode_one()
+            prime(backend)
+        assert backend.detokenize(backend.tokens(0)[65:]) == b"01234"
+
+
 def test_text_after_interruptions_is_the_text_without(models: Models) -> None:
     with slow(models, "llama") as (backend, context):
         backend.prefill(prompt(65))

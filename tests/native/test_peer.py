@@ -50,7 +50,7 @@ def _ours(path: Path, count: int = LENGTH) -> tuple[list[int], list[int]]:
         return prompt, [backend.decode_one().token for _ in range(count)]
 
 
-@pytest.mark.parametrize("quant", ["F16", "Q8_0"])
+@pytest.mark.parametrize("quant", ["F16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("kind", GENERATING_KINDS)
 @pytest.mark.parametrize("vocab", [None, "spm"], ids=["bpe", "spm"])
 def test_greedy_text_is_the_peers(models: Models, kind: str, quant: str, vocab: str | None) -> None:

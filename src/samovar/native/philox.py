@@ -11,9 +11,10 @@ PICK, PICK_MASKED, XTC, XTC_MASKED = range(4)
 
 
 def uniform(seed: int, position: int, word: int) -> float:
-    """A number in [0, 1) for one draw: Philox4x64-10, key `seed`, counter `position`.
+    """A number in [0, 1) for one draw: Philox4x64-10, key `seed`, counter `position + 1`.
 
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), as numpy implements it.
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). numpy implements it, and
+    counts up before it generates.
     """
     block = np.random.Philox(key=seed, counter=position).random_raw(4)
     return float(int(block[word]) >> 11) * 2.0**-53

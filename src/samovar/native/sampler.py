@@ -58,6 +58,13 @@ class Candidates:
         start = offset // _CANDIDATE.itemsize
         return self._data[start : start + native.size]
 
+    def drop_impossible(self) -> None:
+        """Take out what has a logit of -inf: its probability of 0 upsets typical-p (0 * log 0)."""
+        rows = self.live()
+        possible = rows[rows["logit"] > -np.inf]
+        self._data[: len(possible)] = possible
+        self._point(self._address, len(possible), is_sorted=False)
+
     def replace(self, rows: np.ndarray) -> None:
         """Keep only `rows`, which are sorted by logit, highest first."""
         self._data[: len(rows)] = rows
@@ -99,6 +106,7 @@ class ChainSampler:
         ]
         self._is_argmax = params.temperature <= 0 and not any(c.moves_peak for c in self._chains)
         self._is_argmax = self._is_argmax and params.xtc_probability == 0
+        self._forbids = params.ignore_eos or -np.inf in params.logit_bias.values()
         self.restart_history(tokens)
 
     @property
@@ -107,13 +115,22 @@ class ChainSampler:
         return tuple(name for chain in self._chains for name in chain.names)
 
     def sample(self, logits: np.ndarray, position: int) -> Sampled:
-        """Pick the token for `position`. `logits`: float32, one per token; not changed."""
+        """Pick the token for `position`. `logits`: float32, one per token; not changed.
+
+        Raises InvalidRequest if the grammar and the logit bias leave no token, and NativeError if
+        the logits do not.
+        """
+        if not -np.inf < logits.max() < np.inf:  # the greatest of numbers and a NaN is the NaN
+            raise NativeError("the model produced logits that are no numbers")
         token = self._pick(logits, position, philox.PICK)
-        if self._matcher is not None and not self._matcher.allows(token):
+        if self._matcher is not None and (token is None or not self._matcher.allows(token)):
             masked = np.where(self._matcher.mask(), logits, np.float32(-np.inf))
             token = self._pick(masked, position, philox.PICK_MASKED)
-            if not self._matcher.allows(token):
-                raise NativeError("the grammar leaves no token to pick")
+        if token is None:
+            raise InvalidRequest(
+                "no token can be picked here: the logit bias (ignore_eos is one) forbids all that"
+                " the grammar or the vocabulary has"
+            )
         report = self.params.logprobs
         scores = None if report is None else philox.logprobs(logits, token, report)
         return Sampled(token, self._vocabulary.is_eog(token), scores)
@@ -144,17 +161,17 @@ class ChainSampler:
         for chain in self._chains:
             chain.accept(token)
 
-    def _pick(self, logits: np.ndarray, position: int, word: int) -> int:
+    def _pick(self, logits: np.ndarray, position: int, word: int) -> int | None:
         if self._is_argmax:
             token = int(logits.argmax())
-            if not logits[token] > -np.inf:  # argmax finds the first NaN
-                raise NativeError("the model produced no logit that is a number")
-            return token
+            return token if logits[token] > -np.inf else None
         candidates = self._candidates
         self.narrow(candidates, logits, position, word)
-        if candidates.native.selected >= 0:  # mirostat picks by itself
-            return int(candidates.live()["id"][candidates.native.selected])
         rows = candidates.live()
+        if not len(rows):
+            return None
+        if candidates.native.selected >= 0:  # mirostat picks by itself
+            return int(rows["id"][candidates.native.selected])
         if self.params.temperature <= 0:
             return int(rows["id"][rows["logit"].argmax()])
         return _draw(rows, philox.uniform(self.seed, position, word))
@@ -163,12 +180,17 @@ class ChainSampler:
         self, candidates: Candidates, logits: np.ndarray, position: int, word: int = philox.PICK
     ) -> None:
         """Fill the candidates with `logits` and let every stage but the draw take its part."""
+        bias, cutting, shaping = self._chains
         candidates.fill(logits)
-        self._chains[0].apply(candidates)
+        bias.apply(candidates)
+        if self._forbids or word == philox.PICK_MASKED:
+            candidates.drop_impossible()
+            if not candidates.native.size:  # llama.cpp's stages assert that there is something
+                return
+        cutting.apply(candidates)
         if self.params.xtc_probability > 0 and not self.params.mirostat:
             self._exclude_top(candidates, philox.uniform(self.seed, position, word + philox.XTC))
-        for chain in self._chains[1:]:
-            chain.apply(candidates)
+        shaping.apply(candidates)
 
     def _exclude_top(self, candidates: Candidates, number: float) -> None:
         """XTC: sometimes drop all candidates above the threshold but the least likely of them.
@@ -238,11 +260,15 @@ _KEEP_PEAK = frozenset({"top_n_sigma", "top_k", "top_p", "min_p", "temperature"}
 def _stages(
     vocabulary: Vocabulary, params: SamplingParams, seed: int
 ) -> list[list[tuple[str, int]]]:
-    """The native stages before and after XTC, each present only if it does something."""
+    """The native stages: the bias, those before XTC, those after it.
+
+    Each is present only if it does something.
+    """
     bias = _bias(vocabulary, params)
     if params.mirostat:
-        return [bias + _mirostat(vocabulary, params, seed & 0xFFFFFFFF)]
-    return [bias + _history(vocabulary, params) + _truncation(params), _shaping(vocabulary, params)]
+        return [bias, _mirostat(vocabulary, params, seed & 0xFFFFFFFF), []]
+    cutting = _history(vocabulary, params) + _truncation(params)
+    return [bias, cutting, _shaping(vocabulary, params)]
 
 
 def _bias(vocabulary: Vocabulary, params: SamplingParams) -> list[tuple[str, int]]:

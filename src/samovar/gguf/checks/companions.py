@@ -93,21 +93,34 @@ def _laguna(header: Header, number: int, layer: Layer) -> str | None:
     if gate is None or norm is None or number >= len(heads):
         return None
     widths = (heads[number], heads[number] * norm.row_elements)
-    return None if gate.shape[-1] in widths else f"has a gate of width {gate.shape[-1]}"
+    return None if _rows(gate) in widths else f"has a gate of width {_rows(gate)}"
 
 
 def _jina_bert_v2(header: Header, number: int, layer: Layer) -> str | None:
     up, widths = layer.get("ffn_up.weight"), header.per_layer("feed_forward_length")
     if up is None or number >= len(widths):
         return None
-    fits = up.shape[-1] in (widths[number], 2 * widths[number])
-    return None if fits else f"has {up.shape[-1]} rows in ffn_up.weight"
+    fits = _rows(up) in (widths[number], 2 * widths[number])
+    return None if fits else f"has {_rows(up)} rows in ffn_up.weight"
+
+
+def _rows(tensor: TensorInfo) -> int:
+    return tensor.shape[1] if len(tensor.shape) > 1 else 1
+
+
+def _glm5_next(_header: Header, _number: int, layer: Layer) -> str | None:
+    # Added to activations, where deepseek4 looks rows up in the tensor of that name.
+    ape = layer.get("indexer_compressor_ape.weight")
+    return (
+        "has an indexer_compressor_ape that is not F32" if ape and ape.type_name != "F32" else None
+    )
 
 
 RULES: dict[str, Callable[[Header, int, Layer], str | None]] = {
     **dict.fromkeys(CONVOLUTION_WITH_BIAS, _convolution),
     "arwkv7": _gated_rwkv,
     "glm-dsa": _glm_dsa,
+    "glm5-next": _glm5_next,
     "jina-bert-v2": _jina_bert_v2,
     "laguna": _laguna,
     "rwkv6qwen2": _rwkv6qwen2,
