@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from samovar.errors import GrammarRejected, InvalidToken
+from samovar.errors import GrammarRejected, InvalidRequest, InvalidToken
 from samovar.native.context import ContextOptions
 from samovar.native.grammar import Grammars
-from samovar.native.interface import Row, Sampled, Stepped
-from samovar.native.llama import LlamaBackend
+from samovar.native.interface import Row, RowFailed, Sampled, Stepped
+from samovar.native.llama import GREEDY, LlamaBackend
+from samovar.native.model import Model, ModelOptions
+from samovar.native.vocabulary import Vocabulary
 from samovar.types import SamplingParams
-from tests.conftest import ROOT, Models
+from tests.conftest import ROOT, Models, shared_vocabularies
 
+# Those with end tokens of more than one kind; the others say nothing new.
+REAL = [path for path in shared_vocabularies() if path.stem.endswith(("llama-bpe", "phi-3"))]
 YES_NO = 'root ::= "yes" | "no"'
 
 
@@ -132,6 +140,205 @@ def test_a_forbidden_token_is_an_error_and_changes_nothing(backend: LlamaBackend
     matcher.consume(y)
 
 
+# ---- what a grammar lets through ----------------------------------------------------------------
+
+
+@pytest.fixture(params=["own", "spm", *REAL], ids=lambda p: getattr(p, "stem", p))
+def vocabulary(request: pytest.FixtureRequest, models: Models) -> Iterator[Vocabulary]:
+    """Vocabularies small and real."""
+    if isinstance(request.param, Path):
+        path = request.param
+    else:
+        path = models.vocabulary(None if request.param == "own" else request.param)
+    model = Model(path, ModelOptions(vocab_only=True))
+    yield model.vocabulary
+    model.close()
+
+
+TEXTS = (b"yes", b"yesterday", b"no", "na\u00efve".encode(), b"a<think>b", b" 42\n")
+GBNF = r"""root ::= "yes" | "yesterday" | "no" | "na\u00EFve" | "a<think>b" | start
+start ::= [ ] "42\n"  # a comment: start ::= "x"
+"""
+
+
+def _allowed(vocabulary: Vocabulary, so_far: bytes) -> set[int]:
+    """Which tokens may follow, by looking at the texts themselves."""
+    rests = [text[len(so_far) :] for text in TEXTS if text.startswith(so_far)]
+    pieces = ((token, vocabulary.piece(token)) for token in range(vocabulary.size))
+    found = {token for token, piece in pieces if piece and any(r.startswith(piece) for r in rests)}
+    return found.union(vocabulary.eog_tokens if b"" in rests else ())
+
+
+def test_a_token_is_allowed_if_its_bytes_lead_to_a_text_of_the_grammar(
+    vocabulary: Vocabulary,
+) -> None:
+    grammars = Grammars(vocabulary)
+    rng = random.Random(5)
+    for _ in range(8):
+        matcher, so_far = grammars.start(GBNF), b""
+        for _ in range(12):
+            expected = _allowed(vocabulary, so_far)
+            assert set(np.flatnonzero(matcher.mask()).tolist()) == expected
+            token = rng.choice(sorted(expected))
+            assert matcher.allows(token)
+            matcher.consume(token)
+            if vocabulary.is_eog(token):
+                break
+            so_far += vocabulary.piece(token)
+        else:
+            raise AssertionError("it did not end")
+
+
+def test_every_end_is_allowed_at_the_end_and_again_after_it(vocabulary: Vocabulary) -> None:
+    ends = vocabulary.eog_tokens
+    matcher = Grammars(vocabulary).start('root ::= ""')
+    for _ in range(2):
+        assert np.flatnonzero(matcher.mask()).tolist() == list(ends)
+        assert [matcher.allows(end) for end in ends] == [True] * len(ends)
+        matcher.consume(ends[-1])
+
+
+def test_control_tokens_are_no_text(vocabulary: Vocabulary) -> None:
+    hidden = [token for token in range(vocabulary.size) if not vocabulary.piece(token)]
+    mask = Grammars(vocabulary).start("root ::= [^x] .*").mask()
+    assert hidden
+    assert not mask[hidden].any()
+    assert mask.sum() > vocabulary.size / 3
+
+
+def test_tokens_that_are_not_there_are_not_allowed(vocabulary: Vocabulary) -> None:
+    matcher = Grammars(vocabulary).start("root ::= .*")
+    for token in (-1, vocabulary.size, 2**31, 2**40):
+        assert not matcher.allows(token)
+        with pytest.raises(InvalidToken):
+            matcher.consume(token)
+    assert matcher.allows(vocabulary.tokenize("a", add_special=False)[-1])
+
+
+def test_markup_can_be_generated(backend: LlamaBackend) -> None:
+    backend.set_grammar('root ::= "<think>" [a-z]{3} "</think>"')
+    backend.prefill(backend.tokenize("Is it?"))
+    text = _until_end(backend)
+    assert re.fullmatch(rb"<think>[a-z]{3}</think>", text)
+
+
+def test_temperature_and_seed_decide_under_a_grammar_too(backend: LlamaBackend) -> None:
+    def run(seed: int) -> bytes:
+        backend.seq_rm(0)
+        params = SamplingParams(grammar="root ::= [a-z]{12}", temperature=1.5, seed=seed)
+        backend.configure_sampler(params)
+        backend.prefill(backend.tokenize("Is it?"))
+        return _until_end(backend)
+
+    texts = [run(seed) for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+
+
+def test_a_grammar_that_fails_in_a_step_fails_its_row_alone(backend: LlamaBackend) -> None:
+    prompt = backend.tokenize("Is it?")
+    stuck = SamplingParams(grammar='root ::= ""', ignore_eos=True)
+    rows = [Row(0, prompt, backend.new_sampler(stuck)), Row(1, prompt, backend.new_sampler(GREEDY))]
+    stepped = backend.step(rows)
+    assert isinstance(stepped, Stepped)
+    failed, picked = stepped.results
+    assert isinstance(failed, RowFailed)
+    assert isinstance(failed.error, InvalidRequest)
+    assert isinstance(picked, Sampled)
+
+
+def test_what_becomes_too_much_work_is_an_error_and_never_an_end(backend: LlamaBackend) -> None:
+    matcher = Grammars(backend.vocabulary).start("root ::= e\ne ::= e e | [a-z]")
+    (a,) = backend.tokenize("a", add_special=False)
+    with pytest.raises(GrammarRejected) as refusal:
+        for _ in range(2000):
+            matcher.consume(a)
+    assert "\n" not in str(refusal.value)
+    for use in (matcher.mask, lambda: matcher.allows(backend.vocabulary.eog_tokens[0])):
+        with pytest.raises(GrammarRejected):
+            use()
+
+
+# ---- how grammars are written ------------------------------------------------------------------
+
+WRITTEN = {
+    r'root ::= "\u0061\U0001F999"': "a\U0001f999",
+    r'root ::= "\x61\"\\\n"': 'a"\\\n',
+    r"root ::= [\u005D] [\]] [\x5b] [[]": "]][[",
+    'root::="a"': "a",
+    'root ::= # why\r\n  "a" #"b"\r\n': "a",
+    'root ::= start\nstart ::= "a" # start: "b"': "a",
+    'some-Rule ::= "a"\nroot ::= some-Rule': "a",
+    'root ::= (\n"a" |\n"b"\n)': "b",
+    'root ::= "a"{2} "b"{0,1} "c"{1,}': "aacc",
+    'root ::= "#" "(" ")" "::="': "#()::=",
+    'root ::= [^"\\\\\\x7F\\x00-\\x1F]': "a",
+    'root ::= "a" root "b" | ""': "aaabbb",
+    'root ::= "\u00e9" | "\u6f22"': "\u6f22",
+}
+
+
+@pytest.mark.parametrize("gbnf", WRITTEN)
+def test_a_grammar_is_read_as_llama_cpp_reads_it(backend: LlamaBackend, gbnf: str) -> None:
+    matcher = Grammars(backend.vocabulary).start(gbnf)
+    for token in backend.tokenize(WRITTEN[gbnf], add_special=False):
+        matcher.consume(token)
+    assert matcher.allows(backend.vocabulary.eog_tokens[0])
+    assert not matcher.allows(backend.tokenize("$", add_special=False)[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'start: "a"',
+        '%llguidance {}\nstart: "a"',
+        'root ::= "a"\n%json {}',
+        "root ::= /a/",
+        'root ::= "a" <|im_end|>',
+        r'root ::= "\uD800"',
+        r'root ::= "\U00110000"',
+        'root ::= ("a"*)*',
+        'root ::= "' + "x" * 3000,
+        "root ::= " + "x" * 3000,
+        'root ::= "a"{-1}',
+    ],
+)
+def test_what_is_not_gbnf_is_refused_in_one_short_line(backend: LlamaBackend, text: str) -> None:
+    with pytest.raises(GrammarRejected) as refusal:
+        Grammars(backend.vocabulary).start(text)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_long_list_in_a_rule_of_its_own_is_no_trouble(backend: LlamaBackend) -> None:
+    words = " | ".join(f'"{number}"' for number in range(10_000))
+    matcher = Grammars(backend.vocabulary).start(f"root ::= word\nword ::= {words}")
+    for token in backend.tokenize("9999", add_special=False):
+        matcher.consume(token)
+    assert matcher.allows(backend.vocabulary.eog_tokens[0])
+
+
+def test_grammars_are_kept_and_do_not_share_their_progress(backend: LlamaBackend) -> None:
+    grammars = Grammars(backend.vocabulary)
+    (y,) = backend.tokenize("y", add_special=False)
+    first, second = grammars.start(YES_NO), grammars.start(YES_NO)
+    first.consume(y)
+    assert not first.allows(y)
+    assert second.allows(y)
+    assert grammars.start(YES_NO).allows(y)
+    for number in range(40):  # more than are kept
+        grammars.start(f'root ::= "{number}"')
+    assert grammars.start(YES_NO).allows(y)
+
+
+# ---- hostile ones ------------------------------------------------------------------------------
+
+
+def _chain(length: int, rest: str) -> str:
+    rules = [f"r{place} ::= {rest.format(place + 1)}" for place in range(length)]
+    return "\n".join(["root ::= r0", *rules, f'r{length} ::= "a"'])
+
+
 HOSTILE = {
     "unbalanced quotes": 'root ::= "a',
     "unbalanced brackets": 'root ::= ("a" | "b"',
@@ -156,10 +363,23 @@ HOSTILE = {
     "not a grammar": "hello",
     "unclosed class": "root ::= [a-",
     "bad escape": 'root ::= "\\x"',
+    "long chain": _chain(8000, "r{}"),
+    "chain of brackets": _chain(900, '("b" (r{})?)?'),
+    "long chain the other way": "\n".join(reversed(_chain(2500, "r{}").splitlines())),
+    "doubling": _chain(40, "r{0} r{0}"),
+    "very ambiguous": "root ::= e\ne ::= e e e | [a-z] | .",
+    "all optional": "root ::= " + "[a-z]? " * 16_000,
+    "many alternatives": "root ::= " + " | ".join(f'"{n}"' for n in range(20_000)),
+    "long literal": 'root ::= "' + "a" * 200_000 + '"',
+    "long literal of a split vocabulary": 'root ::= "' + "a" * 100_000 + '" "b"',
+    "each other": "root ::= a\na ::= b\nb ::= a",
+    "sparse class": "root ::= [" + "".join(chr(n) for n in range(256, 55_000, 2)) + "]+",
+    "millions by number": 'root ::= "a"{1000000}',
+    "states": "root ::= (" + " | ".join(f'(.* "a" .{{{n}}})' for n in range(9, 15)) + ') "z"',
 }
 
 TRY = """
-import sys
+import sys, time
 from samovar.errors import GrammarRejected
 from samovar.native.context import ContextOptions
 from samovar.native.llama import LlamaBackend
@@ -167,15 +387,17 @@ grammar = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
 with LlamaBackend.open(sys.argv[1], context=ContextOptions(context_length=256, threads=1),
                        proves_state=False) as backend:
     backend.prefill(backend.tokenize("Hi"))
+    started = time.process_time()
     try:
         backend.set_grammar(grammar)
-        for _ in range(5):
+        for _ in range(40):
             if backend.decode_one().is_eog:
                 break
         print("works")
     except GrammarRejected as error:
         assert "\\n" not in str(error)[:1]
         print("refused")
+    assert time.process_time() - started < 10
     backend.clear_sampler()
     backend.seq_rm(0)
     backend.prefill(backend.tokenize("Hi"))
