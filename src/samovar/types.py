@@ -81,7 +81,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dry_base": (0, 1e6),
     "dry_allowed_length": (0, 2**31 - 1),
     "dry_penalty_last_n": (-1, 2**31 - 1),
-    "top_n_sigma": (-math.inf, 1e6),
+    "top_n_sigma": (-1e6, 1e6),
     "top_k": (-(2**31), 2**31 - 1),
     "typical_p": (0, 1e6),
     "top_p": (0, 1e6),

@@ -21,7 +21,7 @@ REAL = [path for path in shared_vocabularies() if "bert" not in path.name]
 THREADS, LENGTH = 1, 100
 
 
-def _peer(path: Path, count: int = LENGTH) -> tuple[list[int], list[int]]:
+def _peer(path: Path, count: int = LENGTH, text: str = PROMPT) -> tuple[list[int], list[int]]:
     """The prompt's ids and the greedy ids after it, by the peer."""
     peer = Llama(
         str(path),
@@ -34,18 +34,21 @@ def _peer(path: Path, count: int = LENGTH) -> tuple[list[int], list[int]]:
         verbose=False,
     )
     try:
-        prompt = peer.tokenize(PROMPT.encode(), add_bos=True, special=False)
+        prompt = peer.tokenize(text.encode(), add_bos=True, special=False)
         greedy = peer.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0)
         return prompt, list(itertools.islice(greedy, count))
     finally:
         peer.close()
 
 
-def _ours(path: Path, count: int = LENGTH) -> tuple[list[int], list[int]]:
+def _ours(path: Path, count: int = LENGTH, text: str = PROMPT) -> tuple[list[int], list[int]]:
     """The same by Samovar."""
-    options = ContextOptions(context_length=1024, threads=THREADS, flash_attention="on")
+    # The peer keeps all of a sliding window's cells; how cells are grouped moves the last bits.
+    options = ContextOptions(
+        context_length=1024, threads=THREADS, flash_attention="on", full_window=True
+    )
     with LlamaBackend.open(path, context=options, proves_state=False) as backend:
-        prompt = backend.tokenize(PROMPT)
+        prompt = backend.tokenize(text)
         backend.prefill(prompt)
         return prompt, [backend.decode_one().token for _ in range(count)]
 
@@ -56,6 +59,14 @@ def _ours(path: Path, count: int = LENGTH) -> tuple[list[int], list[int]]:
 def test_greedy_text_is_the_peers(models: Models, kind: str, quant: str, vocab: str | None) -> None:
     path = models(kind, quant, vocab)
     assert _ours(path) == _peer(path)
+
+
+@pytest.mark.parametrize("kind", GENERATING_KINDS)
+def test_a_prompt_of_several_batches_gives_the_peers_text(models: Models, kind: str) -> None:
+    path = models(kind, "Q8_0")
+    prompt, tokens = _ours(path, 50, PROMPT * 15)
+    assert 512 < len(prompt) < 970
+    assert (prompt, tokens) == _peer(path, 50, PROMPT * 15)
 
 
 # A real vocabulary makes a tiny model large: each one once in the usual run, with everything in

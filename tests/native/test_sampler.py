@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import llama_cpp.llama_cpp as ll
 import numpy as np
@@ -41,29 +41,52 @@ def logits(backend: LlamaBackend) -> np.ndarray:
 # ---- the stages --------------------------------------------------------------------------------
 
 
-def _native(stage: int, logits: np.ndarray) -> dict[int, float]:
-    """What llama.cpp's own stage leaves: token -> logit."""
-    chain = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
-    ll.llama_sampler_chain_add(chain, stage)
-    for token in PAST:
+def _chain(stages: list[int]) -> int:
+    chain: int = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
+    for stage in stages:
+        ll.llama_sampler_chain_add(chain, stage)
+    return chain
+
+
+def _array(
+    logits: np.ndarray, tokens: Iterable[int] | None = None
+) -> tuple[ll.llama_token_data_array, object]:
+    ids = range(len(logits)) if tokens is None else list(tokens)
+    data = (ll.llama_token_data * len(ids))(*[(t, float(logits[t]), 0.0) for t in ids])
+    return ll.llama_token_data_array(data, len(ids), selected=-1, sorted=False), data
+
+
+def _native(
+    stages: list[int],
+    logits: np.ndarray,
+    past: Sequence[int] = PAST,
+    tokens: Iterable[int] | None = None,
+) -> dict[int, float]:
+    """What llama.cpp's own stages leave: token -> logit."""
+    chain = _chain(stages)
+    for token in past:
         ll.llama_sampler_accept(chain, token)
-    data = (ll.llama_token_data * len(logits))(
-        *[(token, float(logit), 0.0) for token, logit in enumerate(logits)]
-    )
-    array = ll.llama_token_data_array(data, len(logits), selected=-1, sorted=False)
+    array, data = _array(logits, tokens)
     ll.llama_sampler_apply(chain, ctypes.byref(array))
     left = {array.data[i].id: array.data[i].logit for i in range(array.size)}
     ll.llama_sampler_free(chain)
+    del data
     return left
 
 
-def _left(backend: LlamaBackend, params: SamplingParams, logits: np.ndarray) -> dict[int, float]:
+def _left(
+    backend: LlamaBackend,
+    params: SamplingParams,
+    logits: np.ndarray,
+    past: Sequence[int] = PAST,
+    word: int = philox.PICK,
+) -> dict[int, float]:
     """What our stages leave of the same."""
     candidates = Candidates(backend.vocabulary.size)
     sampler = ChainSampler(
-        backend.vocabulary, candidates, Grammars(backend.vocabulary), params, PAST
+        backend.vocabulary, candidates, Grammars(backend.vocabulary), params, past
     )
-    sampler.narrow(candidates, logits, position=1)
+    sampler.narrow(candidates, logits, 1, word)
     rows = candidates.live()
     return dict(zip(rows["id"].tolist(), rows["logit"].tolist(), strict=True))
 
@@ -109,11 +132,146 @@ def test_a_stage_leaves_what_llama_cpp_leaves(
 ) -> None:
     settings, make = STAGES[name]
     params = SamplingParams(**{"temperature": 1.0, **settings, "dry_sequence_breakers": ()})
-    expected = _native(make(backend), logits)
+    expected = _native([make(backend)], logits)
     found = _left(backend, params, logits)
     assert found == pytest.approx(expected)
     changed = {t for t in found if found[t] != logits[t]}
     assert len(found) < len(logits) or changed, "the stage did nothing"
+
+
+BREAKERS = ("\n", ":", "g")
+
+
+def _native_dry(backend: LlamaBackend) -> int:
+    texts = (ctypes.c_char_p * len(BREAKERS))(*[text.encode() for text in BREAKERS])
+    pointer = backend.vocabulary.pointer
+    return ll.llama_sampler_init_dry(pointer, 0.8, 1.75, 1, 64, texts, len(texts))
+
+
+def test_sequence_breakers_break_as_in_llama_cpp(backend: LlamaBackend) -> None:
+    logits = np.zeros(backend.vocabulary.size, np.float32)
+    past = backend.tokenize("xgzbqxgzb", add_special=False)
+    params = SamplingParams(dry_multiplier=0.8, dry_allowed_length=1, temperature=1.0)
+    whole = dataclasses.replace(params, dry_sequence_breakers=())
+    broken = dataclasses.replace(params, dry_sequence_breakers=BREAKERS)
+    assert _left(backend, broken, logits, past) == pytest.approx(
+        _native([_native_dry(backend)], logits, past)
+    )
+    assert _left(backend, whole, logits, past) != _left(backend, broken, logits, past)
+
+
+@pytest.mark.parametrize("seed", range(scaled(10, 300)))
+def test_all_stages_together_leave_what_llama_cpp_leaves(backend: LlamaBackend, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size, pointer = backend.vocabulary.size, backend.vocabulary.pointer
+    logits = (rng.standard_normal(size) * rng.uniform(0.3, 6)).astype(np.float32)
+    bias = {int(token): float(rng.normal()) for token in rng.integers(size, size=5)}
+    entries = (ll.llama_logit_bias * len(bias))(*bias.items())
+    past = rng.integers(60, size=100).tolist()
+    expected = _native(
+        [
+            ll.llama_sampler_init_logit_bias(size, len(bias), entries),
+            ll.llama_sampler_init_penalties(size, 50, 1.2, 0.1, 0.3),
+            ll.llama_sampler_init_dry(pointer, 0.5, 1.6, 2, 90, None, 0),
+            ll.llama_sampler_init_top_n_sigma(2.5),
+            ll.llama_sampler_init_top_k(60),
+            ll.llama_sampler_init_typical(0.95, 2),
+            ll.llama_sampler_init_top_p(0.97, 2),
+            ll.llama_sampler_init_min_p(0.01, 2),
+            ll.llama_sampler_init_temp_ext(0.8, 0.3, 1.2),
+        ],
+        logits,
+        past,
+    )
+    params = SamplingParams(
+        logit_bias=bias,
+        repeat_penalty=1.2,
+        frequency_penalty=0.1,
+        presence_penalty=0.3,
+        penalty_last_n=50,
+        dry_multiplier=0.5,
+        dry_base=1.6,
+        dry_penalty_last_n=90,
+        dry_sequence_breakers=(),
+        top_n_sigma=2.5,
+        top_k=60,
+        typical_p=0.95,
+        top_p=0.97,
+        min_p=0.01,
+        min_keep=2,
+        temperature=0.8,
+        dynatemp_range=0.3,
+        dynatemp_exponent=1.2,
+    )
+    assert _left(backend, params, logits, past) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mirostat", [1, 2])
+def test_mirostat_picks_what_llama_cpp_picks(
+    backend: LlamaBackend, logits: np.ndarray, mirostat: int
+) -> None:
+    stages = [ll.llama_sampler_init_temp(0.9)]
+    if mirostat == 1:
+        stages.append(ll.llama_sampler_init_mirostat(backend.vocabulary.size, 5, 4.0, 0.2, 100))
+    else:
+        stages.append(ll.llama_sampler_init_mirostat_v2(5, 4.0, 0.2))
+    params = SamplingParams(
+        temperature=0.9,
+        mirostat=mirostat,
+        mirostat_tau=4.0,
+        mirostat_eta=0.2,
+        seed=2**32 * 9 + 5,  # llama.cpp's seeds have 32 bits
+        top_k=1,
+        xtc_probability=1.0,
+        repeat_penalty=9.0,
+    )
+    sampler = backend.new_sampler(params, PAST)
+    chain = _chain(stages)
+    for position in range(40):
+        array, data = _array(logits)
+        ll.llama_sampler_apply(chain, ctypes.byref(array))
+        expected = array.data[array.selected].id
+        assert sampler.sample(logits, position).token == expected
+        sampler.accept(expected)
+        del data
+    ll.llama_sampler_free(chain)
+
+
+@pytest.mark.parametrize("how", ["bias", "grammar"])
+def test_what_is_forbidden_leaves_the_stages_as_if_it_did_not_exist(
+    backend: LlamaBackend, logits: np.ndarray, how: str
+) -> None:
+    # llama.cpp's typical-p, given a probability of 0, sorts by a NaN.
+    forbidden = set(np.argsort(-logits)[:200].tolist())
+    kept = [token for token in range(len(logits)) if token not in forbidden]
+    expected = _native([ll.llama_sampler_init_typical(0.6, 1)], logits, tokens=kept)
+    params = SamplingParams(temperature=1.0, typical_p=0.6)
+    if how == "bias":
+        bias = dict.fromkeys(forbidden, -math.inf)
+        found = _left(backend, dataclasses.replace(params, logit_bias=bias), logits)
+    else:
+        masked = np.where(np.isin(np.arange(len(logits)), kept), logits, np.float32(-math.inf))
+        found = _left(backend, params, masked, word=philox.PICK_MASKED)
+    assert found == pytest.approx(expected)
+    assert 1 < len(found) < len(kept)
+
+
+def test_xtc_keeps_as_many_as_asked(backend: LlamaBackend) -> None:
+    logits = np.full(backend.vocabulary.size, -20, np.float32)
+    logits[:4] = 5
+    xtc = SamplingParams(xtc_probability=1.0, xtc_threshold=0.1, top_k=4, temperature=1.0)
+    assert len(_left(backend, xtc, logits)) == 1
+    assert len(_left(backend, dataclasses.replace(xtc, min_keep=2), logits)) == 4
+    assert len(_left(backend, dataclasses.replace(xtc, xtc_threshold=0.51), logits)) == 4
+
+
+def test_xtc_takes_part_as_often_as_asked(backend: LlamaBackend) -> None:
+    logits = np.full(backend.vocabulary.size, -20, np.float32)
+    logits[[7, 9]] = 5, 4
+    params = SamplingParams(xtc_probability=0.3, temperature=0.0, seed=1)
+    picks = [backend.new_sampler(params).sample(logits, p).token for p in range(1000)]
+    assert set(picks) == {7, 9}
+    assert 240 < picks.count(9) < 360
 
 
 def test_the_stages_stand_in_the_references_order(backend: LlamaBackend) -> None:
@@ -309,18 +467,90 @@ def test_as_many_alternatives_as_asked(
     assert len(sampled.logprobs.top) == count
 
 
+def test_alternatives_that_are_as_likely_come_by_their_number(backend: LlamaBackend) -> None:
+    logits = np.zeros(backend.vocabulary.size, np.float32)
+    logits[[9, 4, 300]] = 1
+    sampled = backend.new_sampler(SamplingParams(logprobs=6)).sample(logits, 0)
+    assert sampled.logprobs is not None
+    tokens = [token for token, _ in sampled.logprobs.top]
+    assert tokens[:3] == [4, 9, 300]
+    assert tokens[3:] == sorted(tokens[3:])
+
+
+# ---- in a backend ------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(backend: LlamaBackend) -> None:
+    params = dataclasses.replace(SPREAD, xtc_probability=0.3, presence_penalty=0.5)
+    prompt = backend.tokenize("The quick brown fox jumps over")
+    backend.seq_rm(0)
+    backend.configure_sampler(params)
+    backend.prefill(prompt)
+    whole = [backend.decode_one().token for _ in range(30)]
+    for taken in (1, 13, 29):
+        backend.clear_sampler()
+        backend.seq_rm(0)
+        backend.prefill(prompt + whole[:taken])
+        backend.configure_sampler(params)
+        assert [backend.decode_one().token for _ in range(30 - taken)] == whole[taken:]
+    backend.clear_sampler()
+    backend.seq_rm(0)
+
+
 # ---- what cannot be ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_name_no_token_are_an_error(
-    backend: LlamaBackend, value: float, temperature: float
+EVERY_STAGE = {
+    "greedy": {"temperature": 0.0},
+    "draw": {},
+    "penalties": {"repeat_penalty": 1.2},
+    "top_k": {"top_k": 40},
+    "typical_p": {"typical_p": 0.9},
+    "top_p": {"top_p": 0.9},
+    "min_p": {"min_p": 0.1},
+    "top_n_sigma": {"top_n_sigma": 1.0},
+    "xtc": {"xtc_probability": 1.0},
+    "infill": {"infill": True},
+    "dynatemp": {"dynatemp_range": 0.5},
+    "mirostat": {"mirostat": 1},
+    "mirostat 2": {"mirostat": 2},
+    "grammar": {"grammar": "root ::= [a-z]+"},
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STAGE)
+def test_logits_that_are_no_numbers_are_an_error(
+    backend: LlamaBackend, logits: np.ndarray, name: str
 ) -> None:
-    logits = np.full(backend.vocabulary.size, value, np.float32)
-    sampler = backend.new_sampler(SamplingParams(temperature=temperature, seed=1))
-    with pytest.raises(NativeError), np.errstate(invalid="ignore"):
-        sampler.sample(logits, 0)
+    params = SamplingParams(**{"temperature": 1.0, "seed": 1, **EVERY_STAGE[name]})
+    sampler = backend.new_sampler(params)
+    one_nan, one_infinity = logits.copy(), logits.copy()
+    one_nan[100], one_infinity[100] = math.nan, math.inf
+    for bad in (one_nan, one_infinity, np.full_like(logits, math.nan), logits * -math.inf):
+        with pytest.raises(NativeError), np.errstate(invalid="ignore"):
+            sampler.sample(bad, 0)
+    assert sampler.sample(logits, 0).token >= 0
+
+
+@pytest.mark.parametrize("name", EVERY_STAGE)
+def test_forbidding_every_token_is_the_callers_mistake(
+    backend: LlamaBackend, logits: np.ndarray, name: str
+) -> None:
+    bias = dict.fromkeys(range(backend.vocabulary.size), -math.inf)
+    params = SamplingParams(
+        **{"temperature": 1.0, "seed": 1, "logit_bias": bias, **EVERY_STAGE[name]}
+    )
+    with pytest.raises(InvalidRequest, match="no token can be picked"):
+        backend.new_sampler(params).sample(logits, 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_grammar_that_must_end_and_may_not_is_the_callers_mistake(
+    backend: LlamaBackend, logits: np.ndarray, temperature: float
+) -> None:
+    params = SamplingParams(grammar='root ::= ""', ignore_eos=True, temperature=temperature)
+    with pytest.raises(InvalidRequest, match="no token can be picked"):
+        backend.new_sampler(params).sample(logits, 0)
 
 
 @pytest.mark.parametrize(
@@ -353,11 +583,40 @@ def test_logits_that_name_no_token_are_an_error(
         ("dynatemp_range", -0.5),
         ("logit_bias", {"a": 1.0}),
         ("logit_bias", {1: math.nan}),
+        ("logit_bias", {1: math.inf}),
+        ("logit_bias", {1: 1e300}),
+        ("logit_bias", {1: "much"}),
+        ("logit_bias", {1: True}),
+        ("logit_bias", {True: 1.0}),
+        ("logit_bias", [(1, 1.0)]),
+        ("ignore_eos", 1),
+        ("infill", "yes"),
+        ("grammar", b"root"),
+        ("dry_sequence_breakers", "abc"),
+        ("dry_sequence_breakers", (1,)),
+        ("dry_sequence_breakers", ("\ud800",)),
+        ("dry_sequence_breakers", ("a\x00",)),
+        ("dry_sequence_breakers", ("a",) * 100),
     ],
 )
 def test_values_that_no_sampler_can_honour_are_refused(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=field):
         SamplingParams(**{field: value})
+
+
+NUMBERS = [
+    field.name
+    for field in dataclasses.fields(SamplingParams)
+    if isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+] + ["seed", "logprobs"]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_every_number_must_be_one_and_in_reason(field: str) -> None:
+    assert len(NUMBERS) > 20
+    for value in (True, "1", [1], math.nan, 1e30, 10**40, -(10**40), 1j, np.float32(1)):
+        with pytest.raises(InvalidRequest, match=field):
+            SamplingParams(**{field: value})
 
 
 def test_a_bias_for_a_token_that_is_not_there_is_refused(backend: LlamaBackend) -> None:
