@@ -21,7 +21,6 @@ MAX_TEXT_BYTES = 64 * 2**20
 _LARGE_TEXT = 2**20  # below it, tokenizing is quicker than looking at every piece
 
 _TYPES = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2", 7: "test"}
-_ANY_BYTES = ("spm",)  # kinds whose tokenizer looks at bytes and at nothing larger
 _CONTROL_OR_UNKNOWN = int(ll.LLAMA_TOKEN_ATTR_CONTROL) | int(ll.LLAMA_TOKEN_ATTR_UNKNOWN)
 _USER_DEFINED, _RSTRIP = int(ll.LLAMA_TOKEN_ATTR_USER_DEFINED), int(ll.LLAMA_TOKEN_ATTR_RSTRIP)
 
@@ -72,13 +71,11 @@ class Vocabulary:
         """The ids of `text`.
 
         `add_special` adds the ids that the model expects around a text (BOS and the like);
-        `parse_special` also recognises control tokens written out in it. Text may be bytes that are
-        not valid UTF-8: SentencePiece vocabularies spell them out byte by byte, for all others they
-        become U+FFFD first. Raises InvalidRequest for text longer than MAX_TEXT_BYTES.
+        `parse_special` also recognises control tokens written out in it. Text may be bytes; what
+        is not valid UTF-8 in them is read as U+FFFD. Raises InvalidRequest for text longer than
+        MAX_TEXT_BYTES.
         """
-        data = encode(text)
-        if self.kind not in _ANY_BYTES:
-            data = _well_formed(data)
+        data = _well_formed(encode(text))
         pointer = self.pointer
         if self.size == 0:
             raise InvalidRequest("this model file carries no vocabulary, so it cannot tokenize")
@@ -263,7 +260,8 @@ def _well_formed(data: bytes) -> bytes:
     """`data` with U+FFFD for whatever is not valid UTF-8.
 
     llama.cpp would end the process at a character beyond U+10FFFF, and read an overlong form of
-    a character as that character.
+    a character as that character. Where it spells bytes, it would make three of a space that
+    follows half a character.
     """
     try:
         data.decode("utf-8")
