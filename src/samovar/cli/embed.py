@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
+from samovar.cli.input import model_path
 from samovar.cli.output import print_json
 
 
@@ -27,7 +28,7 @@ class EmbedOptions:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.argument("texts", nargs=-1, required=True)
 @click.option(
     "--pooling",
@@ -40,7 +41,10 @@ class EmbedOptions:
 @click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def embed(**options: Any) -> None:  # noqa: ANN401 - click hands over what it parsed
-    """Print one vector per text of TEXTS, a line each. MODEL is a GGUF file."""
+    """Print one vector per text of TEXTS, a line each.
+
+    MODEL is a GGUF file or a built-in name.
+    """
     _embed(EmbedOptions(**options))
 
 

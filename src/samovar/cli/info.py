@@ -10,14 +10,18 @@ import click
 
 from samovar import gguf
 from samovar.cli import inprocess
+from samovar.cli.input import model_path
 from samovar.cli.output import print_json, size
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(*, model: str, as_json: bool) -> None:
-    """Print what MODEL, a GGUF file, holds: a model, a vocabulary or an adapter."""
+    """Print what MODEL holds: a model, a vocabulary or an adapter.
+
+    MODEL is a GGUF file or a built-in name.
+    """
     header = gguf.read_header(Path(model))
     facts = _facts(header)
     if header.is_vocab_only:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import read_text
+from samovar.cli.input import model_path, read_text
 from samovar.cli.output import print_json, write_text
 from samovar.errors import InvalidRequest
 from samovar.types import SamplingParams
@@ -44,7 +44,7 @@ class RunOptions:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Do not apply the chat template.")
 @click.option("--max-tokens", type=int, metavar="N", help="Default: until the model ends.")
@@ -60,7 +60,10 @@ class RunOptions:
 @click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(**options: Any) -> int:  # noqa: ANN401 - click hands over what it parsed
-    """Generate text from PROMPT (default: standard input) with MODEL, a GGUF file."""
+    """Generate text from PROMPT (default: standard input) with MODEL.
+
+    MODEL is a GGUF file or a built-in name, such as samovar-mini.
+    """
     return _run(RunOptions(**options))
 
 
@@ -115,12 +118,16 @@ def _params(options: RunOptions) -> SamplingParams:
 
 
 def _adapter(text: str) -> tuple[str, float]:
-    """PATH or PATH:SCALE; a colon that is followed by no number belongs to the path."""
+    """PATH or PATH:SCALE; a colon that is followed by no number belongs to the path.
+
+    A built-in name may stand for the path.
+    """
     path, _, scale = text.rpartition(":")
     try:
-        return (path, float(scale)) if path else (text, 1.0)
+        found, factor = (path, float(scale)) if path else (text, 1.0)
     except ValueError:
-        return text, 1.0
+        found, factor = text, 1.0
+    return model_path(found), factor
 
 
 @contextmanager

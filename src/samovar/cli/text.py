@@ -7,7 +7,7 @@ import sys
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import read_text
+from samovar.cli.input import model_path, read_text
 from samovar.cli.output import print_json, write_bytes
 from samovar.errors import InvalidRequest
 
@@ -15,7 +15,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.argument("text", required=False)
 @click.option("--parse-special", is_flag=True, help="Recognise control tokens in the text.")
 @click.option("--no-bos", is_flag=True, help="No BOS and no other added tokens.")
@@ -25,7 +25,7 @@ def tokenize(
 ) -> None:
     """Print the token ids of TEXT (default: standard input, byte for byte).
 
-    MODEL is a GGUF file; one that holds a vocabulary alone is enough.
+    MODEL is a GGUF file, where a vocabulary alone is enough, or a built-in name.
     """
     data = read_text(text, "text")
     with inprocess.open_vocabulary(model) as opened:
@@ -39,7 +39,7 @@ def tokenize(
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("model")
+@click.argument("model", type=model_path)
 @click.argument("ids", nargs=-1)
 @click.option("--parse-special", is_flag=True, help="Write control tokens out as text.")
 @click.option("--no-bos", is_flag=True, help="Leave out a BOS that comes first.")
@@ -49,8 +49,8 @@ def detokenize(
 ) -> None:
     """Print the bytes of token IDS (default: standard input).
 
-    MODEL is a GGUF file; one that holds a vocabulary alone is enough. In JSON, what is not UTF-8
-    becomes U+FFFD.
+    MODEL is a GGUF file, where a vocabulary alone is enough, or a built-in name. In JSON,
+    what is not UTF-8 becomes U+FFFD.
     """
     words = ids or read_text(None, "token ids").decode("ascii", "replace").split()
     try:
