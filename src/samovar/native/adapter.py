@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as ll
@@ -44,3 +46,11 @@ class LoraAdapter:
         except (MalformedGGUF, UnsupportedModel) as error:
             raise AdapterRejected(str(error)) from error
         gguf.check_adapter(header, self.model.header)
+
+
+def digest(adapters: Sequence[tuple[LoraAdapter, float]]) -> bytes:
+    """SHA-256 over a set of adapters and their scales, in order: it decides what is computed."""
+    found = hashlib.sha256()
+    for adapter, scale in adapters:
+        found.update(adapter.fingerprint + struct.pack("<d", scale))
+    return found.digest()

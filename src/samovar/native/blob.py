@@ -1,0 +1,270 @@
+"""llama.cpp's state blob of a sequence: how its bytes are laid out, read and written.
+
+The blob is llama.cpp's own (`llama_state_seq_get_data`, build 0.3.36; see `llama-kv-cache.cpp`,
+`state_write`, and `llama-memory-recurrent.cpp`). All integers are little-endian:
+
+    u32 magic, i32 sequence id                        the id is not looked at on the way in
+    attention section (absent in purely recurrent models)
+      u32 streams                                     1 in the pool, the number of lanes otherwise
+      per stream: u32 cells, and where there are any:
+        per cell: i32 position, u32 1, ext, i32 sequence id     ext: 0 bytes, or 8 or 12 with M-RoPE
+        u32 V is transposed, u32 layers
+        per layer: i32 type, u64 bytes per row, K rows
+        per layer with V: i32 type, u64 bytes per row, V rows
+          or, transposed: i32 type, u32 bytes per element, u32 width, then width x cells elements
+    tail: a second attention section (the sliding window), or the recurrent state
+
+What a model's blob looks like is found out by taking one apart, never by the model's name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from samovar.errors import NativeError
+from samovar.native.interface import Range
+
+HEADER = 8  # magic and sequence id
+MAGIC = 0xAF143CD8  # llama-context.cpp, io_magic
+PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_EXT_SIZES = (0, 8, 12)  # none; M-RoPE's x and y; those and a token id
+
+
+class Unparsable(Exception):
+    """The blob does not look as expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The K or V rows of one layer."""
+
+    type: int
+    row_bytes: int
+    """Bytes per cell."""
+    width: int = 0
+    """Transposed V only: elements per cell; `row_bytes` is width x element size."""
+
+    def header(self) -> bytes:
+        """What precedes the rows in the blob."""
+        if self.width:
+            return struct.pack("<iII", self.type, self.row_bytes // self.width, self.width)
+        return struct.pack("<iQ", self.type, self.row_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the attention section of one model looks like, apart from its cells."""
+
+    ext_bytes: int
+    is_transposed: bool
+    num_layers: int
+    parts: tuple[Part, ...]
+    """K of each layer, then V of each layer that has it."""
+    row_bytes: int = field(init=False)
+    """Bytes of all parts per cell: the KV bytes of one token."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row_bytes", sum(part.row_bytes for part in self.parts))
+
+    @property
+    def meta(self) -> np.dtype:
+        """One cell's metadata."""
+        fields: list[tuple[str, str]] = [("position", "<i4"), ("count", "<u4")]
+        if self.ext_bytes:
+            fields.append(("ext", f"V{self.ext_bytes}"))
+        return np.dtype([*fields, ("seq_id", "<i4")])
+
+    def section_bytes(self, cells: int, streams: int) -> int:
+        """Length of the section with `cells` in one of its streams."""
+        if not cells:
+            return 4 + 4 * streams
+        headers = sum(len(part.header()) for part in self.parts)
+        return 4 + 4 * streams + cells * (self.meta.itemsize + self.row_bytes) + 8 + headers
+
+
+# ---- taking apart -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """An attention section that was found in a blob."""
+
+    layout: Layout
+    positions: np.ndarray
+    rows: tuple[np.ndarray, ...]
+    """Per part: uint8 of shape (cells, row bytes), or (width, cells, element) when transposed."""
+    end: int
+
+
+def parse(blob: np.ndarray, start: int, ext_bytes: int, *, has_v: bool) -> Section:
+    """Read one attention section; raises Unparsable when it is not one of this shape."""
+    cursor = _Cursor(blob, start)
+    (streams,) = cursor.take("<I")
+    if not 1 <= streams <= 256:
+        raise Unparsable
+    found: Section | None = None
+    for _ in range(streams):
+        (cells,) = cursor.take("<I")
+        if cells:
+            if found is not None:
+                raise Unparsable
+            found = _parse_stream(cursor, cells, ext_bytes, has_v=has_v)
+    if found is None:
+        raise Unparsable
+    return Section(found.layout, found.positions, found.rows, cursor.offset)
+
+
+def _parse_stream(cursor: _Cursor, cells: int, ext_bytes: int, *, has_v: bool) -> Section:
+    meta = Layout(ext_bytes, is_transposed=False, num_layers=0, parts=()).meta
+    cell_meta = cursor.view(cells * meta.itemsize).view(meta)
+    if not (cell_meta["count"] == 1).all():
+        raise Unparsable
+    transposed, num_layers = cursor.take("<II")
+    if transposed > 1 or not 1 <= num_layers <= 4096:
+        raise Unparsable
+    parts: list[Part] = []
+    rows: list[np.ndarray] = []
+    for _ in range(num_layers):
+        _parse_rows(cursor, cells, parts, rows)
+    for _ in range(num_layers if has_v else 0):
+        (_parse_columns if transposed else _parse_rows)(cursor, cells, parts, rows)
+    layout = Layout(ext_bytes, bool(transposed), num_layers, tuple(parts))
+    return Section(layout, cell_meta["position"].copy(), tuple(rows), cursor.offset)
+
+
+def _parse_rows(cursor: _Cursor, cells: int, parts: list[Part], rows: list[np.ndarray]) -> None:
+    kind, row_bytes = cursor.take("<iQ")
+    rows.append(cursor.view(cells * row_bytes).reshape(cells, row_bytes))
+    parts.append(Part(kind, row_bytes))
+
+
+def _parse_columns(cursor: _Cursor, cells: int, parts: list[Part], rows: list[np.ndarray]) -> None:
+    kind, element, width = cursor.take("<iII")
+    rows.append(cursor.view(cells * width * element).reshape(width, cells, element))
+    parts.append(Part(kind, width * element, width))
+
+
+class _Cursor:
+    """A position in a blob that refuses to leave it."""
+
+    def __init__(self, blob: np.ndarray, offset: int) -> None:
+        self.blob = blob
+        self.offset = offset
+
+    def take(self, form: str) -> tuple[int, ...]:
+        """Read integers."""
+        return struct.unpack(form, self.view(struct.calcsize(form)).tobytes())
+
+    def view(self, size: int) -> np.ndarray:
+        """The next `size` bytes, not copied."""
+        if size < 0 or self.offset + size > len(self.blob):
+            raise Unparsable
+        start, self.offset = self.offset, self.offset + size
+        return self.blob[start : self.offset]
+
+
+def find_layout(blob: np.ndarray) -> Layout | None:
+    """The one reading of the attention section that uses every byte."""
+    for has_v in (True, False):
+        for ext_bytes in _EXT_SIZES:
+            try:
+                section = parse(blob, HEADER, ext_bytes, has_v=has_v)
+            except Unparsable:
+                continue
+            # M-RoPE cells carry positions that a payload does not keep: never divided.
+            if section.end == len(blob):
+                return section.layout if not ext_bytes else None
+    return None
+
+
+# ---- putting together ---------------------------------------------------------------------------
+
+
+def write_attention(
+    blob: np.ndarray, seq_id: int, cells: int, streams: int, layout: Layout, ranges: Sequence[Range]
+) -> int:
+    """Write header and attention section into a buffer; returns where the tail begins."""
+    writer = _Writer(blob)
+    writer.pack("<IiI", MAGIC, seq_id, streams)
+    stream = seq_id if streams > 1 else 0
+    for _ in range(stream):
+        writer.pack("<I", 0)
+    writer.pack("<I", cells)
+    if cells:
+        _write_meta(writer, cells, seq_id, layout)
+        writer.pack("<II", layout.is_transposed, layout.num_layers)
+        _write_rows(writer, cells, ranges, layout)
+    for _ in range(streams - 1 - stream):
+        writer.pack("<I", 0)
+    return writer.offset
+
+
+def _write_meta(writer: _Writer, cells: int, seq_id: int, layout: Layout) -> None:
+    meta = writer.view(cells * layout.meta.itemsize).view(layout.meta)
+    if layout.ext_bytes:
+        meta.view(np.uint8)[:] = 0
+    meta["position"] = np.arange(cells)
+    meta["count"] = 1
+    meta["seq_id"] = seq_id
+
+
+def _write_rows(writer: _Writer, cells: int, ranges: Sequence[Range], layout: Layout) -> None:
+    payloads = [np.frombuffer(piece.payload, np.uint8) for piece in ranges]
+    before = 0  # bytes of one cell in the parts that are done
+    for part in layout.parts:
+        writer.raw(part.header())
+        target = writer.view(cells * part.row_bytes)
+        for piece, payload in zip(ranges, payloads, strict=True):
+            count = piece.end - piece.start
+            first = before * count
+            rows = payload[first : first + count * part.row_bytes]
+            if part.width:
+                columns = target.reshape(part.width, cells, -1)
+                columns[:, piece.start : piece.end] = rows.reshape(part.width, count, -1)
+            else:
+                target[piece.start * part.row_bytes : piece.end * part.row_bytes] = rows
+        before += part.row_bytes
+
+
+class _Writer:
+    """Fills a buffer from front to back."""
+
+    def __init__(self, buffer: np.ndarray) -> None:
+        self.buffer = buffer
+        self.offset = 0
+
+    def pack(self, form: str, *values: int) -> None:
+        """Write integers."""
+        self.raw(struct.pack(form, *values))
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes."""
+        self.view(len(data))[:] = np.frombuffer(data, np.uint8)
+
+    def view(self, size: int) -> np.ndarray:
+        """The next `size` bytes, to be filled by the caller."""
+        start, self.offset = self.offset, self.offset + size
+        return self.buffer[start : self.offset]
+
+
+def strip_streams(tail: bytes, streams: int) -> bytes:
+    """A sliding-window section without the number of streams and the counts of the empty ones."""
+    (found,) = struct.unpack_from("<I", tail, 0)
+    if found != streams:
+        raise NativeError("the tail of a state names another number of streams")
+    used = 0
+    while used < streams - 1 and struct.unpack_from("<I", tail, 4 + 4 * used) == (0,):
+        used += 1
+    return tail[4 + 4 * used : len(tail) - 4 * (streams - 1 - used)]
+
+
+def add_streams(section: bytes, streams: int, seq_id: int) -> bytes:
+    """The reverse, for the stream of `seq_id`."""
+    used = seq_id if streams > 1 else 0
+    return b"".join(
+        (struct.pack("<I", streams), bytes(4 * used), section, bytes(4 * (streams - 1 - used)))
+    )
