@@ -7,30 +7,68 @@ import re
 from functools import cache
 from typing import Any
 
+from training.corpus import stories, words
 from training.corpus.document import Conversation
-from training.corpus.mixture import documents, words_of
+from training.corpus.draw import Draw
 
 _WORD = re.compile(r"[A-Za-z]+")
+_SENTENCE = re.compile(r'[^\s.!?][^.!?]*[.!?]+"?|\S[^.!?]*$')
 _CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
-_KNOWN_DOCUMENTS = 20_000
-"""Enough that every word of the stories occurs among them."""
+_KNOWN_STORIES = 4000
+"""Enough that every word and every form of a sentence occurs among them many times."""
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "boolean": bool, "array": list, "object": dict,
 }  # fmt: skip
 
+_KINDS = {
+    **dict.fromkeys(words.NAMES, "NAME"),
+    **dict.fromkeys(words.PLACES, "PLACE"),
+    **dict.fromkeys(words.ANIMALS + words.THINGS + words.FOODS + stories.SKILLS, "NOUN"),
+    **dict.fromkeys(words.COLOURS + words.SIZES + words.FEELINGS, "ADJECTIVE"),
+}
+"""What may stand in each other's place in a sentence."""
+
+_AT = re.compile("|".join(words.at(place) for place in words.PLACES), re.IGNORECASE)
+
 
 @cache
-def known_words() -> frozenset[str]:
-    """Every word of the corpus's stories."""
-    made = documents(0, _KNOWN_DOCUMENTS)
-    stories = (one for one in made if one.category in ("story", "story request"))
-    return frozenset(word for one in stories for word in _WORD.findall(words_of(one).lower()))
+def _known() -> tuple[frozenset[str], frozenset[str]]:
+    """The words of the corpus's stories, and the forms of their sentences."""
+    found: set[str] = set()
+    forms: set[str] = set()
+    for number in range(_KNOWN_STORIES):
+        text = stories.story(Draw(f"known/{number}")).text
+        found.update(_WORD.findall(text.lower()))
+        forms.update(map(form, sentences(text)))
+    return frozenset(found), frozenset(forms)
 
 
 def non_words(text: str) -> list[str]:
     """Words of a text that no story of the corpus has."""
-    return [word for word in _WORD.findall(text.lower()) if word not in known_words()]
+    return [word for word in _WORD.findall(text.lower()) if word not in _known()[0]]
+
+
+def odd_sentences(text: str) -> list[str]:
+    """Sentences of a text that no story of the corpus has, whatever it is about."""
+    return [one for one in sentences(text) if form(one) not in _known()[1]]
+
+
+def sentences(text: str) -> list[str]:
+    """A text in sentences; what is left open at its end is one too."""
+    return _SENTENCE.findall(text)
+
+
+def form(sentence: str) -> str:
+    """A sentence with the kind of each word that others may replace.
+
+    What replaces them must fit: "an" and "a", and "on", "in" and "at" before a place, only count
+    as the same where each is right.
+    """
+    text = _AT.sub(lambda found: "At PLACE" if found[0][0].isupper() else "at PLACE", sentence)
+    text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1(n) ", text)
+    text = re.sub(r"\b([Aa])n (?=[aeiou])", r"\1 ", text)
+    return _WORD.sub(lambda found: _KINDS.get(found[0], found[0]), text)
 
 
 def spoken(answer: str) -> str:
@@ -39,8 +77,21 @@ def spoken(answer: str) -> str:
 
 
 def says(answer: str, key: str) -> bool:
-    """Whether an answer says the key, as whole words."""
+    """Whether an answer says the key, as whole words.
+
+    Only good where a wrong answer would not say the key too, by repeating the question.
+    """
     return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", spoken(answer)) is not None
+
+
+def is_same(conversation: Conversation, answer: str) -> bool:
+    """Whether the answer is the corpus's own, to the letter, whatever was thought before it."""
+    return bool(spoken(answer) == conversation.messages[-1]["content"])
+
+
+def reasons(answer: str) -> bool:
+    """Whether an answer begins by reasoning, and ends that."""
+    return answer.startswith("<think>\n") and answer.count("</think>") == 1
 
 
 def calls(answer: str) -> list[Any] | None:
