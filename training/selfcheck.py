@@ -2,31 +2,39 @@
 
 Exports the checkpoint and proves, through llama.cpp: the same ids for thousands of texts, the
 same logits as PyTorch within the noise of float32, and the same greedy text from the F16 file
-over many prompts. Ends with status 1 where something differs.
+over many prompts; measures what quantising costs. Ends with status 1 where something differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import math
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from samovar.types import SamplingParams
 from training import checkpoint
 from training.corpus.document import Conversation, prompt_text, segments
 from training.corpus.mixture import documents
 from training.engine import Engine, opened
-from training.export import export
+from training.exams import surprise
+from training.export import QUANTS, export
 from training.model import Decoder
 
 _NOISE = 1e-2
 """Measured: 4e-4 within 1,200 tokens, 3e-3 at the end of the context, of logits around ten. A
 mistake in the layout of a matrix or in the angles moves them by whole numbers."""
+
+_LONGEST_ANSWER = 100
+"""Tokens that are compared."""
 
 _ODD_TEXTS = (
     "", " ", "  a  b ", "\n\n x\r\n", "It's we'll I'M", "12345 3.14", "é ü 漢字 🙂", "a_b-c(d)[e]",
@@ -76,45 +84,73 @@ def prompts(count: int) -> list[str]:
     return [text for text in found if len(text) < 4000][:count]
 
 
-def greedy(model: Decoder, tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
-    """What PyTorch writes after a text."""
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    ends = {tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")}
-    start = len(ids)
-    while len(ids) - start < limit:
-        with torch.no_grad():
-            token = int(model.scores(model.hidden(torch.tensor([ids]))[0, -1]).argmax())
-        if token in ends:
-            break
-        ids.append(token)
-    return ids[start:]
+def rounded(model: Decoder) -> Decoder:
+    """The model as llama.cpp computes it from an F16 file.
+
+    Matrices are in F16 there, and so is what each of them is multiplied with; sums are in float32.
+    """
+    made = copy.deepcopy(model)
+    for matrix in (one for one in made.parameters() if one.ndim == 2):
+        matrix.data = matrix.data.half().float()
+    for module in made.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, given: (given[0].half().float(),))
+    made.norm.register_forward_hook(lambda _module, _given, found: found.half().float())
+    return made
 
 
-def texts_that_differ(engine: Engine, model: Decoder, tokenizer: Tokenizer, count: int) -> int:
-    """Greedy answers, over held-out prompts."""
-    limit = 100
-    return sum(
-        engine.generate(text, SamplingParams(), limit) != greedy(model, tokenizer, text, limit)
-        for text in prompts(count)
-    )
+def texts_that_differ(
+    engine: Engine, models: dict[str, Decoder], tokenizer: Tokenizer, count: int
+) -> Counter[str]:
+    """How many greedy answers to held-out prompts are not those of each of the models."""
+    ends = [tokenizer.token_to_id(text) for text in ("<|im_end|>", "<|endoftext|>")]
+    found: Counter[str] = Counter()
+    for text in prompts(count):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        written = engine.generate(text, SamplingParams(), _LONGEST_ANSWER)
+        for name, model in models.items():
+            found[name] += not _writes(model, ids, written, ends)
+    return found
+
+
+def _writes(model: Decoder, ids: list[int], written: list[int], ends: list[int]) -> bool:
+    """Whether the model writes these greedily: whether, after each, it chooses the next."""
+    with torch.no_grad():
+        hidden = model.hidden(torch.tensor([ids + written]))[0, len(ids) - 1 :]
+        chosen = model.scores(hidden).argmax(-1).tolist()
+    is_ended = len(written) == _LONGEST_ANSWER or chosen[-1] in ends
+    return chosen[:-1] == written and is_ended
+
+
+def perplexity(path: Path, count: int) -> float:
+    """Of a file, over held-out documents."""
+    with opened(path) as engine:
+        found = surprise(engine, range(count))
+    return math.exp(found.nats / found.tokens)
 
 
 def check(path: Path, count: int) -> bool:
     """Run every comparison and say what it found."""
     model, tokenizer = checkpoint.model_of(checkpoint.load(path))
     with tempfile.TemporaryDirectory() as folder:
-        exact, shipped = Path(folder) / "exact.gguf", Path(folder) / "shipped.gguf"
-        export(path, exact, "f32")
-        export(path, shipped, "f16")
-        with opened(exact, is_exact=True) as engine:
+        files = {quant: Path(folder) / f"{quant}.gguf" for quant in QUANTS}
+        for quant, file in files.items():
+            export(path, file, quant)
+        with opened(files["f32"], is_exact=True) as engine:
             ids = ids_that_differ(engine, tokenizer, 10 * count)
             noise = largest_difference(engine, model, tokenizer, min(count, 20))
-        with opened(shipped) as engine:
-            texts = texts_that_differ(engine, model, tokenizer, count)
+        with opened(files["f16"], is_exact=True) as engine:
+            models = {"rounding as llama.cpp does": rounded(model), "in float32": model}
+            texts = texts_that_differ(engine, models, tokenizer, count)
+        losses = {quant: perplexity(file, count) for quant, file in files.items()}
     sys.stdout.write(f"texts with other ids: {ids}\n")
     sys.stdout.write(f"largest difference of a logit in F32: {noise:.2g}\n")
-    sys.stdout.write(f"greedy answers in F16 that differ: {texts} of {count}\n")
-    return ids == 0 and noise < _NOISE and texts == 0
+    for name in models:
+        sys.stdout.write(f"greedy answers in F16 unlike PyTorch {name}: {texts[name]} of {count}\n")
+    for quant, value in losses.items():
+        change = value / losses["f16"] - 1
+        sys.stdout.write(f"perplexity in {quant.upper()}: {value:.4f} ({change:+.3%} of F16)\n")
+    return ids == 0 and noise < _NOISE and texts["rounding as llama.cpp does"] == 0
 
 
 def main() -> int:
