@@ -11,9 +11,9 @@ class Shape:
 
     vocabulary: int
     width: int = 256
-    layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
+    layers: int = 5
+    heads: int = 8
+    kv_heads: int = 4
     feed_forward: int = 704
     context: int = 2048
     rope_base: float = 10_000.0

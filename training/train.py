@@ -25,12 +25,16 @@ from torch.nn import functional
 from training import checkpoint, vocabulary
 from training.batches import IGNORED, Batch, Corpus
 from training.model import Decoder
+from training.muon import Muon
 from training.shape import Shape
 
 _WARM_UP = 0.02
 """Share of the training in which the learning rate rises."""
 
 _LEAST_WARM_UP_STEPS = 50
+_ADAM_PEAK = 4e-3
+"""The highest learning rate of what Muon does not train."""
+
 _FLOOR = 0.03
 """Where the cosine ends, as a share of the peak."""
 
@@ -47,12 +51,16 @@ def rate(progress: float, step: int, peak: float) -> float:
     return peak * rising * falling
 
 
-def optimizer_for(model: Decoder, peak: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves norms alone."""
-    matrices = [one for one in model.parameters() if one.ndim == 2]
+def optimizers_for(model: Decoder) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the embeddings and the norms."""
+    matrices = [one for one in model.layers.parameters() if one.ndim == 2]
     vectors = [one for one in model.parameters() if one.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    groups = [
+        {"params": [model.embedding.weight], "weight_decay": 0.01},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    return [Muon(matrices, lr=1.0, decay=0.05), adam]
 
 
 def losses(model: Decoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +113,8 @@ class Training:
             self.model = Decoder(Shape(self.tokenizer.get_vocab_size()))
         else:
             self.model, self.tokenizer = checkpoint.model_of(saved)
-        self.optimizer = optimizer_for(self.model, settings["peak"])
+        self.optimizers = optimizers_for(self.model)
+        self.peaks = (settings["peak"], _ADAM_PEAK)
         self.corpus = Corpus(self.tokenizer, settings["seed"], self.model.shape.context)
         if saved is not None:
             self._restore(saved)
@@ -116,7 +125,8 @@ class Training:
                 f"{self.path} was made with {saved['settings']}; use those, or a new folder"
             )
         self.progress = checkpoint.Progress(**saved["progress"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.meter = Meter(saved["meter"])
         self.corpus.position = self.progress.position
         torch.set_rng_state(saved["random"])
@@ -138,9 +148,9 @@ class Training:
 
     def step(self) -> None:
         """One step of the optimizer."""
-        lr = rate(self.share_done(), self.progress.step, self.settings["peak"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(self.share_done(), self.progress.step, peak)
         batches = self.corpus.step(self.settings["tokens"])
         total = sum(float(batch.weights.sum()) for batch in batches)
         for batch in batches:
@@ -149,8 +159,9 @@ class Training:
             self.meter.add(batch, found.detach(), rows)
             self.progress.tokens += batch.ids.numel()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.position = self.corpus.position
 
@@ -175,7 +186,7 @@ class Training:
             "shape": asdict(self.model.shape),
             "model": self.model.state_dict(),
             "tokenizer": self.tokenizer.to_str(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
             "meter": dict(self.meter.sums),
             "settings": self.settings,
@@ -189,7 +200,7 @@ class Training:
             "step": one.step,
             "tokens": one.tokens,
             "seconds": round(one.seconds, 1),
-            "rate": round(self.optimizer.param_groups[0]["lr"], 7),
+            "rate": round(self.optimizers[0].param_groups[0]["lr"], 7),
             "loss": self.meter.read(),
         }
         with self.log.open("a", encoding="utf-8") as file:
@@ -211,7 +222,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=8192, help="tokens of a step")
-    parser.add_argument("--peak", type=float, default=3e-3, help="the highest learning rate")
+    parser.add_argument(
+        "--peak", type=float, default=0.02, help="the highest learning rate of Muon"
+    )
     parser.add_argument("--save-seconds", type=float, default=_SAVE_SECONDS)
     parser.add_argument("--pause", type=int, help="stop after this step; the same command goes on")
     parser.add_argument(

@@ -92,7 +92,7 @@ _SHARES: dict[Callable[[Draw], Document], float] = {
     numbers.problem: 6,
     numbers.thoughtful_sum: 3,
     chat: 4,
-    long_chat: 0.35,
+    long_chat: 0.2,
     _memory: 8,
     _not_told: 1.5,
     talk.persona: 4,
