@@ -6,10 +6,14 @@
     │   │   ├── InvalidToken              invalid_token
     │   │   └── GrammarRejected           grammar_rejected
     │   ├── ModelNotFound             model_not_found
+    │   ├── SessionNotFound           session_not_found
+    │   ├── TranscriptMismatch        transcript_mismatch
     │   └── ContextOverflow           context_length_exceeded
     ├── Unavailable               not now; try again
     │   ├── Overloaded                overloaded
-    │   └── DecodeTimeout             decode_timeout
+    │   ├── DecodeTimeout             decode_timeout
+    │   ├── DeadlineExceeded          deadline_exceeded
+    │   └── SessionBusy               session_busy
     ├── ModelError                this file cannot be served here
     │   ├── LoadFailed                load_failed
     │   │   ├── MalformedGGUF             malformed_gguf
@@ -68,6 +72,18 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class SessionNotFound(RequestError):
+    """There is no such session: it never was, was ended, or its room was needed by others."""
+
+    code = "session_not_found"
+
+
+class TranscriptMismatch(RequestError):
+    """A session does not hold the tokens that the caller expected."""
+
+    code = "transcript_mismatch"
+
+
 class ContextOverflow(RequestError):
     """More tokens than the context has room for."""
 
@@ -91,6 +107,18 @@ class DecodeTimeout(Unavailable):
     """A decode call was interrupted at its deadline or by an abort."""
 
     code = "decode_timeout"
+
+
+class DeadlineExceeded(Unavailable):
+    """A request was not finished in the time it was given."""
+
+    code = "deadline_exceeded"
+
+
+class SessionBusy(Unavailable):
+    """Another request is running on the session."""
+
+    code = "session_busy"
 
 
 class ModelError(SamovarError):

@@ -7,12 +7,32 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from samovar.errors import InvalidRequest
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+
+GrammarKind = Literal["gbnf", "lark", "regex", "choice", "json_object", "json_schema"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the generated text must be.
+
+    `source` by kind: GBNF or Lark text; a regular expression over the whole answer; for `choice` a
+    JSON array of the allowed texts; for `json_schema` the schema as JSON text; for `json_object`
+    nothing. Whether it compiles is found out when it is used (GrammarRejected).
+    """
+
+    kind: GrammarKind
+    source: str = ""
+
+
+DEFAULT_TENANT = ""
 
 # The defaults of llama.cpp's DRY sampler: sequences that a repetition may not run across.
 DRY_BREAKERS = ("\n", ":", '"', "*")
@@ -27,12 +47,14 @@ class SamplingParams:
     bias. Raises InvalidRequest for values that no sampler can honour.
     """
 
-    grammar: str | None = None
-    """GBNF text; generation can only leave it at its end."""
+    grammar: str | Grammar | None = None
+    """What the text must be, plain text meaning GBNF; generation can only leave it at its end."""
     logit_bias: dict[int, float] = field(default_factory=dict)
     """Token id -> number added to its logit; `-inf` forbids it."""
     ignore_eos: bool = False
     """Forbid every end-of-generation token."""
+    min_tokens: int = 0
+    """Forbid them until so many tokens were generated."""
     mirostat: Literal[0, 1, 2] = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
@@ -70,6 +92,7 @@ class SamplingParams:
 
 # Per field: the least and the greatest value that llama.cpp's samplers accept or make sense of.
 _RANGES: dict[str, tuple[float, float]] = {
+    "min_tokens": (0, 2**31 - 1),
     "mirostat": (0, 2),
     "mirostat_tau": (0, 1e6),
     "mirostat_eta": (0, 1e6),
@@ -113,8 +136,8 @@ def _check_sampling(params: SamplingParams) -> None:
     for name in ("ignore_eos", "infill"):
         if not isinstance(getattr(params, name), bool):
             raise InvalidRequest(f"{name} must be true or false")
-    if params.grammar is not None and not isinstance(params.grammar, str):
-        raise InvalidRequest("grammar must be text")
+    if params.grammar is not None and not isinstance(params.grammar, (str, Grammar)):
+        raise InvalidRequest("grammar must be GBNF text or a Grammar")
 
 
 def _check_bias(bias: object) -> None:
@@ -145,6 +168,7 @@ _MAX_BREAKERS = 32  # llama.cpp goes through the whole vocabulary for each: up t
 
 _WHOLE = frozenset(
     {
+        "min_tokens",
         "mirostat",
         "penalty_last_n",
         "dry_allowed_length",
@@ -155,3 +179,194 @@ _WHOLE = frozenset(
         "logprobs",
     }
 )
+
+
+# ---- requests -----------------------------------------------------------------------------------
+
+MAX_CHOICES = 64  # of one request: each of them holds a sequence of the context
+MAX_STOPS = 64  # every one of them is looked for at every token
+MAX_STOP_LENGTH = 1024  # so much text may be held back while a stop string may be beginning
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt and how to continue it. Raises InvalidRequest for values that make no sense."""
+
+    request_id: str
+    """Names the request in every event; unique among those that are not finished."""
+    prompt: str | bytes | tuple[int, ...]
+    """Text, or token ids. Text is tokenized with what the model expects around it (BOS), and
+    control tokens written in it stay text."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    """Most tokens to generate; None: until the model ends or the room of a sequence is used up."""
+    stop: tuple[str, ...] = ()
+    """Texts that end generation; they are not part of the answer."""
+    stop_tokens: tuple[int, ...] = ()
+    """Ids that end generation, besides the model's own end-of-generation ids."""
+    choices: int = 1
+    """How many answers to generate to the one prompt. Answer i draws with seed + i."""
+    tenant: str = DEFAULT_TENANT
+    """Whose request it is: what is computed is shared out fairly between tenants."""
+    priority: int = 0
+    """Higher goes first; waiting raises it."""
+    timeout_seconds: float | None = None
+    """From submission to the last token; None: no limit."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """Names of loaded LoRA adapters with their scales."""
+    prefill_only: bool = False
+    """Compute the prompt and generate nothing: it is warm for what comes next."""
+    session: str | None = None
+    """Keep the sequence between requests under this name."""
+    continues: bool = False
+    """The prompt follows on all that the session holds, instead of containing it. May be empty."""
+    expect_committed: tuple[int, ...] | None = None
+    """With `continues`: the tokens the session must hold, or the request is refused."""
+
+    def __post_init__(self) -> None:
+        _check_request(self)
+
+
+def _check_request(request: GenerateRequest) -> None:
+    if not request.request_id:
+        raise InvalidRequest("the request needs an id")
+    _check_at_least("max_tokens", request.max_tokens, 1)
+    _check_at_least("choices", request.choices, 1)
+    if request.choices > MAX_CHOICES:
+        raise InvalidRequest(f"at most {MAX_CHOICES} choices fit into one request")
+    if request.timeout_seconds is not None and not request.timeout_seconds > 0:
+        raise InvalidRequest("timeout_seconds must be positive")
+    if len(request.stop) > MAX_STOPS:
+        raise InvalidRequest(f"at most {MAX_STOPS} stop strings can be looked for")
+    for text in request.stop:
+        if not text or len(text) > MAX_STOP_LENGTH:
+            raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_LENGTH} characters")
+    _check_session(request)
+
+
+def _check_session(request: GenerateRequest) -> None:
+    if request.session is None and (request.continues or request.expect_committed is not None):
+        raise InvalidRequest("only a request with a session can continue one")
+    if request.session is not None and request.choices > 1:
+        raise InvalidRequest("a session holds one sequence; ask for one choice")
+    if request.expect_committed is not None and not request.continues:
+        raise InvalidRequest("expect_committed goes with continues")
+    if not request.prompt and not request.continues:
+        raise InvalidRequest("the prompt is empty; give some text or tokens")
+
+
+def _check_at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and (isinstance(value, bool) or value < least):
+        raise InvalidRequest(f"{name} must be {least} or more")
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities of one generated token, over the raw logits."""
+
+    token: int
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(token, log-probability) of the likeliest, likeliest first."""
+
+
+class Cached(msgspec.Struct, frozen=True):
+    """Tokens of a prompt that were not computed, by where their KV came from."""
+
+    live: int = 0
+    """From a sequence of the context itself."""
+    memory: int = 0
+    shm: int = 0
+    disk: int = 0
+
+    @property
+    def total(self) -> int:
+        """From anywhere."""
+        return self.live + self.memory + self.shm + self.disk
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds of a request's life, one after the other."""
+
+    queue_seconds: float = 0.0
+    restore_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    """From admission to the first token: restoring excluded."""
+    decode_seconds: float = 0.0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a request took."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    """Of all choices, end-of-generation and stop tokens included."""
+    cached: Cached = Cached()
+    timings: Timings = Timings()
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag=True):
+    """More text of one choice. `tokens` are the ids that were generated since the last delta."""
+
+    request_id: str
+    text: str
+    tokens: tuple[int, ...]
+    choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, tag=True):
+    """More of the text in which the model reasons before it answers."""
+
+    request_id: str
+    text: str
+    tokens: tuple[int, ...]
+    choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, tag=True):
+    """More of a call: the first delta of a call has its name, the others more of the arguments."""
+
+    request_id: str
+    call: int
+    name: str
+    arguments: str
+    tokens: tuple[int, ...]
+    choice: int = 0
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """How one choice ended."""
+
+    reason: FinishReason
+    seed: int
+    """What it drew with: the seed that was asked for (plus the number of the choice), or one that
+    was drawn."""
+    stop: str | int | None = None
+    """The stop string or the token that ended it; None: something else did."""
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """The end of a request: it went as asked, or was cancelled. Nothing follows."""
+
+    request_id: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+    warnings: tuple[str, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The end of a request that could not be served. Nothing follows."""
+
+    request_id: str
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_seconds: float | None = None
+    """When to try again, as far as that can be estimated."""
+
+
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed
