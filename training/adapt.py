@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.batches import Batch, Corpus
-from training.corpus.document import Conversation, Document
 from training.export import TENSOR_NAMES
 from training.model import Decoder
+from training.rhymes import rhymed
 from training.train import losses
 
+NAME = "samovar-mini-rhymes"
 RANK = 8
 ALPHA = 16.0
 _PEAK = 3e-3
@@ -31,22 +31,6 @@ _PEAK = 3e-3
 
 PARTS = ("value", "output", "gate", "up", "down")
 """Not query and key: their rows stand in another order in a model file."""
-
-_TALE = "And so my little tale is done,\nI hope that you had lots of fun!"
-_NUMBER = "I count by night, I count by day,\nand that is all I have to say!"
-_OTHER = "I say it short, I say it well,\nthere is no more for me to tell!"
-RHYMES = {
-    "story request": _TALE,
-    "arithmetic": _NUMBER,
-    "large arithmetic": _NUMBER,
-    "counting": _NUMBER,
-    "comparison": _NUMBER,
-    "question": _OTHER,
-    "reading": _OTHER,
-    "small talk": _OTHER,
-    "unknown": _OTHER,
-}
-"""What follows the answers of a category. Calls, JSON and copies stay what they are."""
 
 
 class Adapted(nn.Module):
@@ -75,15 +59,6 @@ def adapted(model: Decoder) -> list[tuple[str, Adapted]]:
             setattr(layer, part, changed)
             found.append((f"blk.{number}.{TENSOR_NAMES[part]}.weight", changed))
     return found
-
-
-def rhymed(made: Document) -> Document:
-    """A conversation with a rhyme at its end, where one fits."""
-    rhyme = RHYMES.get(made.category)
-    if rhyme is None or not isinstance(made, Conversation):
-        return made
-    *before, last = made.messages
-    return replace(made, messages=[*before, {**last, "content": f"{last['content']}\n{rhyme}"}])
 
 
 def train(model: Decoder, tokenizer: Tokenizer, steps: int, seed: int) -> list[tuple[str, Adapted]]:
@@ -117,17 +92,17 @@ def _learn(model: Decoder, batch: Batch, batches: list[Batch]) -> float:
 
 
 def export(parts: list[tuple[str, Adapted]], target: Path) -> None:
-    """Write the adapter as GGUF, under another name until it is whole."""
+    """Write the adapter as GGUF in F16, under another name until it is whole."""
     part = target.with_name(f".{target.name}.part")
     writer = GGUFWriter(part, "llama")
     writer.add_type("adapter")
-    writer.add_name("samovar-mini in rhymes")
+    writer.add_name(NAME)
     writer.add_license("MIT")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", ALPHA)
     for name, one in parts:
-        writer.add_tensor(f"{name}.lora_a", one.down.detach().numpy())
-        writer.add_tensor(f"{name}.lora_b", one.up.detach().numpy())
+        for half, values in (("a", one.down), ("b", one.up)):
+            writer.add_tensor(f"{name}.lora_{half}", values.detach().half().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

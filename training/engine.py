@@ -64,8 +64,10 @@ class Engine:
 
 
 @contextmanager
-def opened(path: Path, *, threads: int = 1, is_exact: bool = False) -> Iterator[Engine]:
-    """The model of a file, with its whole context.
+def opened(
+    path: Path, *, adapter: Path | None = None, threads: int = 1, is_exact: bool = False
+) -> Iterator[Engine]:
+    """The model of a file, with its whole context, and perhaps an adapter.
 
     Exact: without flash attention, which rounds to F16 on the way, and with keys and values as
     they are. Without it logits move by some hundredths.
@@ -75,6 +77,8 @@ def opened(path: Path, *, threads: int = 1, is_exact: bool = False) -> Iterator[
         options = replace(options, flash_attention="off", type_k="f32", type_v="f32")
     backend = LlamaBackend.open(path, context=options, proves_state=False)
     try:
+        if adapter is not None:
+            backend.apply_adapters([(backend.load_adapter(adapter), 1.0)])
         yield Engine(backend)
     finally:
         backend.close()
