@@ -7,29 +7,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Samovar
 from tests.conftest import Models, shared_vocabularies
-
-Samovar = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture
-def samovar() -> Samovar:
-    """Runs the command with these arguments; standard input is empty unless given."""
-
-    def run(
-        *args: object, stdin: bytes = b"", **more: object
-    ) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "samovar", *map(str, args)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, timeout=120, check=False, **more
-        )
-
-    return run
 
 
 def _json(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
+from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
 from samovar.errors import SamovarError
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
     0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130: interrupted.
+    For the whole of a process: what Ctrl-C does is not put back.
     """
+    # First, because loading the modules takes most of a second.
+    act_on_interrupt(leave)
+    import click
+
     try:
         # Here and not above: a native library that does not load is an answer too.
         from samovar.cli.commands import samovar

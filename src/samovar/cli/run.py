@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,10 @@ import click
 
 from samovar.cli import inprocess
 from samovar.cli.input import model_path, read_text
+from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
 from samovar.cli.output import print_json, write_text
 from samovar.errors import InvalidRequest
 from samovar.types import SamplingParams
-
-INTERRUPTED = 130  # what a shell reports for SIGINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def _run(options: RunOptions) -> int:
     ) as backend:
         load_seconds = time.monotonic() - started
         tokens = inprocess.encode_prompt(backend, prompt, is_raw=options.raw)
-        with _interruptible(backend.abort) as cancelled:
+        with _cancellable(backend.abort) as cancelled:
             answer = inprocess.generate(
                 backend,
                 tokens,
@@ -131,19 +129,24 @@ def _adapter(text: str) -> tuple[str, float]:
 
 
 @contextmanager
-def _interruptible(abort: Callable[[], None]) -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a cancellation that takes effect inside the running decode call."""
+def _cancellable(abort: Callable[[], None]) -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a cancellation that takes effect inside the running decode call.
+
+    A second one ends the process: the first may be waiting for a reader that takes nothing.
+    """
     cancelled = threading.Event()
 
-    def on_interrupt(*_: object) -> None:
+    def cancel() -> None:
+        if cancelled.is_set():
+            leave()
         cancelled.set()
         abort()
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    undo = act_on_interrupt(cancel)
     try:
         yield cancelled
     finally:
-        signal.signal(signal.SIGINT, before)
+        undo()
 
 
 def _report(answer: inprocess.Generation, *, as_json: bool) -> None:
