@@ -215,6 +215,30 @@ def test_a_child_does_not_outlive_its_parent(content: str) -> None:
     assert wait_until_dead(pid)
 
 
+def test_a_child_whose_parent_has_gone_says_nothing() -> None:
+    argv = [sys.executable, "-m", "samovar.chat.child", str(2**30), "1"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+ONCE = """
+import sys
+from samovar.chat.renderer import Renderer
+with Renderer("{{ messages[0].content }}") as renderer:
+    sys.stdout.write(renderer.render([{"role": "user", "content": "hello"}]))
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&-", "0<&- 2>&-"])
+def test_a_process_without_standard_streams_renders(closed: str) -> None:
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", ONCE]
+    done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert done.stdout == b"hello", done.stderr.decode()
+
+
 def test_a_child_that_cannot_start_says_so() -> None:
     with pytest.raises(InternalError, match="does not start"):
         RenderProcess(Limits(start_seconds=0.0))

@@ -30,7 +30,7 @@ from samovar.chat.frames import read_frame, write_frame
 from samovar.chat.template import Template
 from samovar.errors import ModelError, RequestError
 
-_INPUT, _OUTPUT = 0, 1
+_INPUT, _OUTPUT, _ERRORS = 0, 1, 2
 
 
 def main() -> None:
@@ -39,9 +39,9 @@ def main() -> None:
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
     null = os.open(os.devnull, os.O_WRONLY)
-    write_frame(_OUTPUT, {"ready": True})
-    os.dup2(null, sys.stderr.fileno())
     try:
+        write_frame(_OUTPUT, {"ready": True})
+        os.dup2(null, _ERRORS)
         _serve(seconds)
     except (EOFError, BrokenPipeError):
         return  # the parent is gone, or done with us
