@@ -20,7 +20,8 @@ What a model's blob looks like is found out by taking one apart, never by the mo
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +70,11 @@ class Layout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row_bytes", sum(part.row_bytes for part in self.parts))
+
+    @property
+    def has_v(self) -> bool:
+        """Whether the layers have V rows beside those of K."""
+        return len(self.parts) > self.num_layers
 
     @property
     def meta(self) -> np.dtype:
@@ -124,7 +130,7 @@ def _parse_stream(cursor: _Cursor, cells: int, ext_bytes: int, *, has_v: bool) -
     if not (cell_meta["count"] == 1).all():
         raise Unparsable
     transposed, num_layers = cursor.take("<II")
-    if transposed > 1 or not 1 <= num_layers <= 4096:
+    if transposed > 1 or num_layers > 4096:
         raise Unparsable
     parts: list[Part] = []
     rows: list[np.ndarray] = []
@@ -167,18 +173,12 @@ class _Cursor:
         return self.blob[start : self.offset]
 
 
-def find_layout(blob: np.ndarray) -> Layout | None:
-    """The one reading of the attention section that uses every byte."""
+def readings(blob: np.ndarray, start: int) -> Iterator[Section]:
+    """Every way in which what begins at `start` can be read as an attention section."""
     for has_v in (True, False):
         for ext_bytes in _EXT_SIZES:
-            try:
-                section = parse(blob, HEADER, ext_bytes, has_v=has_v)
-            except Unparsable:
-                continue
-            # M-RoPE cells carry positions that a payload does not keep: never divided.
-            if section.end == len(blob):
-                return section.layout if not ext_bytes else None
-    return None
+            with suppress(Unparsable):
+                yield parse(blob, start, ext_bytes, has_v=has_v)
 
 
 # ---- putting together ---------------------------------------------------------------------------

@@ -150,7 +150,6 @@ class Cells:
 
     def _window_reaches(self, seq_id: int, length: int) -> bool:
         """Whether every cell that the token at `length` will look at is still there."""
-        window = self._model.window
-        if not window:
+        if not self._model.window:
             return True
-        return self._context.first_position(seq_id) <= max(0, length - window + 1)
+        return self._context.first_position(seq_id) <= self._model.horizon(length)

@@ -28,20 +28,26 @@ from samovar.native.blob import (
 )
 from samovar.native.context import Context
 from samovar.native.interface import Range, StateKind
+from samovar.native.shape import Shape
 
 
 class Codec:
     """Exports and imports the state of sequences of one context."""
 
-    def __init__(self, context: Context, kind: StateKind, layout: Layout | None = None) -> None:
+    def __init__(self, context: Context, kind: StateKind, shape: Shape | None = None) -> None:
         self.kind = kind
-        self.layout = layout
+        self._shape = shape or Shape()  # of which nothing can be checked
         self._context = context
         self._streams = context.num_streams
-        self._tail_has_streams = not (context.model.is_recurrent or context.model.is_hybrid)
         # Reused: a fresh 50 MB costs more to fault in than to fill.
         self._out = np.empty(0, np.uint8)
         self._in = np.empty(0, np.uint8)
+
+    @property
+    def layout(self) -> Layout | None:
+        """What a range is cut from; None: the state has no ranges."""
+        divisible = self.kind in (StateKind.DIVISIBLE, StateKind.DIVISIBLE_WITH_TAIL)
+        return self._shape.attention if divisible else None
 
     # -- whole states
 
@@ -52,11 +58,13 @@ class Codec:
     def import_whole(self, seq_id: int, state: bytes, cells: int) -> None:
         """Replace the sequence by a state of `cells` positions.
 
-        Raises StateRejected, and leaves it empty, when it is refused or ends elsewhere.
+        Raises StateRejected when it is of another shape or length, and when llama.cpp refuses; the
+        sequence is then empty, or as it was.
         """
         blob = self._reserve_in(HEADER + len(state))
         blob[:HEADER] = np.frombuffer(struct.pack("<Ii", MAGIC, seq_id), np.uint8)
         blob[HEADER:] = np.frombuffer(state, np.uint8)
+        self._shape.check_whole(blob, cells, self._context.model.horizon(cells))
         self._hand_over(seq_id, blob, cells)
 
     # -- ranges
@@ -76,25 +84,26 @@ class Codec:
         if self.kind is not StateKind.DIVISIBLE_WITH_TAIL:
             return b""
         tail = self._read(seq_id, PARTIAL)[HEADER:].tobytes()
-        return strip_streams(tail, self._streams) if self._tail_has_streams else tail
+        return strip_streams(tail, self._streams) if self._shape.window else tail
 
     def import_ranges(self, seq_id: int, ranges: Sequence[Range], tail: bytes = b"") -> None:
         """Replace the sequence by the rows of `ranges`, which follow each other from position 0.
 
         One blob is built and handed over in one call. Raises StateRejected for gaps, payloads of
-        another size and a tail of another position, and when llama.cpp refuses; the sequence is
-        then empty.
+        another size and a tail of another shape or position, and when llama.cpp refuses; the
+        sequence is then empty, or as it was.
         """
         layout = self._divisible()
         cells = _check_ranges(ranges, layout)
         if bool(tail) != (self.kind is StateKind.DIVISIBLE_WITH_TAIL):
             raise StateRejected("this model's state needs its tail, and only its own")
-        if tail and self._tail_has_streams:
+        if self._shape.window:
             tail = add_streams(tail, self._streams, seq_id)
         size = layout.section_bytes(cells, self._streams) + len(tail)
         blob = self._reserve_in(HEADER + size)
         end = write_attention(blob, seq_id, cells, self._streams, layout, ranges)
         blob[end:] = np.frombuffer(tail, np.uint8)
+        self._shape.check_tail(blob, end, cells, self._context.model.horizon(cells))
         self._hand_over(seq_id, blob, cells)
 
     # -- helpers
@@ -106,9 +115,8 @@ class Codec:
 
     def _section(self, blob: np.ndarray) -> Section:
         layout = self._divisible()
-        has_v = len(layout.parts) > layout.num_layers
         try:
-            section = parse(blob, HEADER, layout.ext_bytes, has_v=has_v)
+            section = parse(blob, HEADER, layout.ext_bytes, has_v=layout.has_v)
         except Unparsable:
             raise NativeError("llama.cpp's state blob changed its shape") from None
         if section.layout != layout:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 _ALL_LAYERS = -1
+# Architectures whose windows do not slide but begin anew; llama.cpp has no call that tells.
+_CHUNKED = ("llama4",)
 _SAMPLED_PAGES, _PAGE_BYTES = 256, 4096
 
 
@@ -106,6 +108,18 @@ class Model:
     def window(self) -> int:
         """Tokens that its sliding-window layers see; 0: it has none."""
         return int(ll.llama_model_n_swa(self.handle.pointer))
+
+    def horizon(self, position: int) -> int:
+        """The first position that the token at `position` looks at, in the layers that see least.
+
+        Recurrent layers, which look at all before it in one state, do not count.
+        """
+        window = self.window
+        if not window:
+            return 0
+        if self.header.architecture in _CHUNKED:
+            return position // window * window
+        return max(0, position - window + 1)
 
     @property
     def chat_template(self) -> str | None:

@@ -11,31 +11,21 @@ import logging
 import numpy as np
 
 from samovar.errors import NativeError, StateRejected
-from samovar.native.blob import HEADER, PARTIAL, Layout, find_layout
+from samovar.native.blob import PARTIAL
 from samovar.native.codec import Codec
 from samovar.native.context import Context
 from samovar.native.interface import Decoded, Range, StateKind
+from samovar.native.shape import Shape, find_shape
 
 __all__ = ["Codec", "inspect", "probe"]
 
 logger = logging.getLogger(__name__)
 
 
-def inspect(context: Context, seq_id: int) -> tuple[StateKind, Layout | None]:
-    """What kind of state a sequence with a few cells has, from its blobs alone."""
-    if not context.has_memory:
-        return StateKind.NONE, None
-    if context.model.is_recurrent:
-        return StateKind.INDIVISIBLE, None
-    whole = _blob(context, seq_id, 0)
-    partial = _blob(context, seq_id, PARTIAL)
-    tail = partial[HEADER:] if len(partial) < len(whole) else partial[:0]
-    if len(tail) and not np.array_equal(whole[len(whole) - len(tail) :], tail):
-        return StateKind.INDIVISIBLE, None
-    layout = find_layout(whole[: len(whole) - len(tail)])
-    if layout is None:
-        return StateKind.INDIVISIBLE, None
-    return (StateKind.DIVISIBLE_WITH_TAIL if len(tail) else StateKind.DIVISIBLE), layout
+def inspect(context: Context, seq_id: int, cells: int) -> tuple[StateKind, Shape | None]:
+    """What kind of state a sequence of `cells` positions has, from its blobs alone."""
+    shape = find_shape(_blob(context, seq_id, 0), _blob(context, seq_id, PARTIAL), cells)
+    return (StateKind.INDIVISIBLE if shape is None else shape.kind), shape
 
 
 def _blob(context: Context, seq_id: int, flags: int) -> np.ndarray:
@@ -48,28 +38,31 @@ def probe(context: Context) -> Codec:
     """Find out the kind of state, and prove it, on an empty context that is left empty.
 
     The proof costs two small decode calls: four tokens are computed, exported in two ranges,
-    imported as one, and the next token's logits must come out as before. If they do not, the
-    model's state is treated as indivisible; if whole states fail too, as none.
+    imported as one, and the next token's logits must come out as before. If they do not, or there
+    is no room for them, the model's state is treated as indivisible; if whole states fail too, as
+    none.
     """
     if not context.has_memory:
         return Codec(context, StateKind.NONE)
     tokens = [token % context.model.vocabulary.size for token in (1, 2, 3, 4, 5)]
-    if min(context.context_length, context.batch_size) <= len(tokens):
-        return Codec(context, StateKind.INDIVISIBLE)
-    _decode(context, tokens[:-1], 0)
-    kind, layout = inspect(context, 0)
+    is_short = min(context.context_length, context.batch_size) <= len(tokens)
+    held = tokens[:1] if is_short else tokens[:-1]
     try:
-        return _first_proven(context, kind, layout, tokens)
+        _decode(context, held, 0)
+        kind, shape = inspect(context, 0, len(held))
+        if is_short:
+            return Codec(context, StateKind.INDIVISIBLE, shape)
+        return _first_proven(context, kind, shape, tokens)
     finally:
         context.clear()
 
 
 def _first_proven(
-    context: Context, kind: StateKind, layout: Layout | None, tokens: list[int]
+    context: Context, kind: StateKind, shape: Shape | None, tokens: list[int]
 ) -> Codec:
-    codecs = [Codec(context, StateKind.INDIVISIBLE), Codec(context, StateKind.NONE)]
-    if layout is not None:
-        codecs.insert(0, Codec(context, kind, layout))
+    codecs = [Codec(context, StateKind.INDIVISIBLE, shape), Codec(context, StateKind.NONE)]
+    if kind is not StateKind.INDIVISIBLE:
+        codecs.insert(0, Codec(context, kind, shape))
     saved = [_export_all(codec, len(tokens) - 1) for codec in codecs[:-1]]
     expected = _decode(context, tokens[-1:], len(tokens) - 1)
     for codec, state in zip(codecs, saved, strict=False):
