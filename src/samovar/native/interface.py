@@ -76,6 +76,12 @@ class Sampler(Protocol):
     def accept(self, token: int) -> None:
         """The token is now part of the sequence."""
 
+    def forced(self, limit: int) -> list[int]:
+        """Tokens that the grammar leaves no choice about, in order, at most `limit`.
+
+        Changes nothing: they are to be accepted one by one. Empty without a grammar.
+        """
+
     def close(self) -> None:
         """Free what is native in it. Idempotent."""
 
@@ -150,6 +156,10 @@ class Backend(Protocol):
     context_length: int
     num_sequences: int
     batch_size: int
+    num_cells: int | None
+    """Cells that all sequences share; None: each has `context_length` of its own (lanes), or the
+    length of a sequence costs no cells (recurrent models)."""
+    vocabulary_size: int
 
     def close(self) -> None:
         """Free everything. Idempotent, never raises."""
@@ -158,6 +168,9 @@ class Backend(Protocol):
         self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         """Text to ids."""
+
+    def require_fits(self, text: str | bytes, length: int) -> None:
+        """Raise ContextOverflow for a text that cannot be so few tokens, without tokenizing it."""
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Ids to bytes, piece by piece, control tokens as nothing."""

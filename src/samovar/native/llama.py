@@ -72,6 +72,9 @@ class LlamaBackend:
         self.context_length = context.context_length
         self.num_sequences = context.num_sequences
         self.batch_size = context.batch_size
+        self.vocabulary_size = self.vocabulary.size
+        shares_cells = context.options.layout == "pool" and not model.is_recurrent
+        self.num_cells = context.num_cells if shares_cells else None
         self.state_kind = codec.kind
         self._context = context
         self._renderer = renderer
@@ -140,6 +143,10 @@ class LlamaBackend:
     ) -> list[int]:
         """See Backend. Raises InvalidRequest for text over the limit of one call."""
         return self.vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def require_fits(self, text: str | bytes, length: int) -> None:
+        """See Backend."""
+        self.vocabulary.require_fits(text, length)
 
     def detokenize(self, tokens: List[int]) -> bytes:
         """See Backend. Raises InvalidToken."""

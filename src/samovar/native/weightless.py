@@ -86,6 +86,10 @@ class WeightlessSampler:
         """See Sampler."""
         self.accepted.append(token)
 
+    def forced(self, limit: int) -> list[int]:  # noqa: ARG002 - there are no grammars
+        """See Sampler."""
+        return []
+
     def close(self) -> None:
         """See Sampler."""
 
@@ -111,6 +115,8 @@ class WeightlessBackend:
         self.context_length = context_length
         self.num_sequences = num_sequences
         self.batch_size = batch_size
+        self.num_cells = num_cells
+        self.vocabulary_size = VOCABULARY_SIZE
         self.calls = 0
         """Decode calls that ran."""
         self._num_cells = context_length * num_sequences if num_cells is None else num_cells
@@ -143,6 +149,11 @@ class WeightlessBackend:
         self._require_open()
         data = text.encode() if isinstance(text, str) else text
         return [BOS, *data] if add_special else list(data)
+
+    def require_fits(self, text: str | bytes, length: int) -> None:
+        """See Backend: a byte is a token."""
+        if len(text) > length:
+            raise ContextOverflow(f"the text does not fit into {length} tokens; shorten it")
 
     def detokenize(self, tokens: List[int]) -> bytes:
         """See Backend."""
@@ -245,13 +256,19 @@ class WeightlessBackend:
         self._require_open()
         if self._faults:
             return self._fail(self._faults.popleft(), rows)
-        used = sum(map(len, self._cells)) + sum(len(row.tokens) for row in rows)
+        used = self._num_used() + sum(len(row.tokens) for row in rows)
         if used > self._num_cells:
             return NoRoom()
         self.calls += 1
         for row in rows:
             self._extend(row)
         return None
+
+    def _num_used(self) -> int:
+        """Cells in use; copies of a sequence share theirs, as in llama.cpp's pool."""
+        if self.num_cells is None:
+            return sum(map(len, self._cells))
+        return len({id(cell) for cells in self._cells for cell in cells})
 
     def _fail(self, fault: NoRoom | Aborted | Exception, rows: List[Row]) -> NoRoom | Aborted:
         if isinstance(fault, NoRoom):
@@ -406,7 +423,7 @@ class WeightlessBackend:
         cells = [rows[i : i + CELL_BYTES] for i in range(0, len(rows), CELL_BYTES)]
         if len(cells) != len(tokens):
             raise StateRejected("there is not one row per token")
-        if sum(map(len, self._cells)) + len(cells) > self._num_cells:
+        if self._num_used() + len(cells) > self._num_cells:
             raise StateRejected("the cells are full")
         self._cells[seq_id] = cells
         if tail != self._tail(seq_id):

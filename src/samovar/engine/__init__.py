@@ -1,0 +1,1 @@
+"""Many sequences in one context: queue, schedule, step, account."""

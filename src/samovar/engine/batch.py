@@ -1,0 +1,167 @@
+"""Runs a step, and takes it apart when it cannot be run as it is.
+
+No room: idle cells go first, then the youngest sequence of the lowest priority gives up its own;
+who is alone and still does not fit has grown out of the context. Too slow: smaller next time. An
+error: row by row, until it is known whose it is.
+
+In lanes llama.cpp computes rows together only while their ids follow each other without a gap, so
+a gap is bridged by a row of whatever sits there, which is removed again at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass, replace
+
+from samovar.engine.scheduler import Scheduler
+from samovar.engine.sequence import Sequence
+from samovar.engine.step import Step, StepRow
+from samovar.errors import DecodeTimeout, SamovarError
+from samovar.native.interface import (
+    Aborted,
+    Backend,
+    NoRoom,
+    Row,
+    RowFailed,
+    Sampled,
+    StateKind,
+    Stepped,
+)
+
+Result = Sampled | RowFailed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A sequence that cannot be computed further; without an error it is out of room."""
+
+    sequence: Sequence
+    error: SamovarError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a step."""
+
+    results: tuple[tuple[Sequence, Result], ...] = ()
+    broken: tuple[Broken, ...] = ()
+    is_whole: bool = False
+    """Whether all of it was one decode call that went well: its time is a measurement."""
+
+
+class Batch:
+    """Brings steps to the backend of one engine."""
+
+    def __init__(self, backend: Backend, scheduler: Scheduler) -> None:
+        self._backend = backend
+        self._scheduler = scheduler
+        self._can_bridge = backend.num_cells is None and backend.state_kind is StateKind.DIVISIBLE
+
+    def compute(self, step: Step) -> Outcome:
+        """Compute a step, or as much of it as can be."""
+        rows = [self._row(row) for row in step.rows]
+        bridges = self._bridges(step)
+        try:
+            outcome = self._backend.step(_merged(rows, bridges))
+        except SamovarError as error:
+            return self._one_by_one(step, error)
+        finally:
+            self._remove(bridges)
+        if isinstance(outcome, NoRoom):
+            return self._make_room(step)
+        if isinstance(outcome, Aborted):
+            return self._interrupted(step, outcome)
+        self._scheduler.advance(step)
+        return Outcome(_results(step, bridges, outcome), is_whole=True)
+
+    def _row(self, row: StepRow) -> Row:
+        sequence = row.sequence
+        assert sequence.seq_id is not None
+        sampler = sequence.sampler if row.catches_up and sequence.samples else None
+        return Row(sequence.seq_id, row.tokens, sampler, wants_logits=sampler is not None)
+
+    # ---- when it does not go well -------------------------------------------------------------
+
+    def _one_by_one(self, step: Step, error: SamovarError) -> Outcome:
+        if len(step.rows) == 1:
+            return Outcome(broken=(Broken(step.rows[0].sequence, error),))
+        outcomes = [self.compute(replace(step, rows=(row,))) for row in step.rows]
+        return Outcome(
+            tuple(result for outcome in outcomes for result in outcome.results),
+            tuple(broken for outcome in outcomes for broken in outcome.broken),
+        )
+
+    def _make_room(self, step: Step) -> Outcome:
+        scheduler = self._scheduler
+        idle = scheduler.seats.idle()
+        if idle:
+            scheduler.seats.empty(idle[0])
+            return Outcome()
+        victim = scheduler.victim()
+        if victim is not None:
+            scheduler.preempt(victim)
+            return Outcome()
+        if scheduler.shrink(step):
+            return Outcome()
+        return Outcome(broken=tuple(Broken(row.sequence) for row in step.rows))
+
+    def _interrupted(self, step: Step, outcome: Aborted) -> Outcome:
+        self._scheduler.lost(outcome.lost)
+        if self._scheduler.shrink(step):
+            return Outcome()
+        error = DecodeTimeout(
+            "computing one token took longer than a decode call may; give the model more threads"
+            " or raise decode_seconds"
+        )
+        if outcome.lost and len(step.rows) > 1:
+            # They are to be computed from the start; alone, none of them can lose the others.
+            return Outcome()
+        return self._one_by_one(step, error)
+
+    # ---- bridges ------------------------------------------------------------------------------
+
+    def _bridges(self, step: Step) -> list[Row]:
+        if not self._can_bridge:
+            return []
+        ids = {row.sequence.seq_id for row in step.rows}
+        present = sorted(seq_id for seq_id in ids if seq_id is not None)
+        gaps = [i for i in range(present[0], present[-1]) if i not in ids]
+        if self._scheduler.limits.is_deterministic and len(present) == 1 and step.num_tokens == 1:
+            gaps = [self._neighbour(present[0])]
+        elif len(gaps) >= len(present):
+            return []  # more rows for nothing than rows that are joined by them
+        if step.num_tokens + len(gaps) > self._backend.batch_size or not gaps:
+            return []
+        room = self._scheduler.limits.context_length
+        if any(self._scheduler.seats[i].num_cells >= room for i in gaps):
+            return []
+        token = step.rows[0].tokens[0]
+        return [Row(i, [token], wants_logits=False) for i in gaps]
+
+    def _neighbour(self, seq_id: int) -> int:
+        """Any lane beside it: a row in company is computed otherwise than a row alone."""
+        other = seq_id + 1 if seq_id + 1 < self._backend.num_sequences else seq_id - 1
+        seat = self._scheduler.seats[other]
+        if seat.num_cells >= self._scheduler.limits.context_length and seat.holder is None:
+            self._scheduler.seats.empty(seat)
+            self._backend.seq_rm(other)
+        return other
+
+    def _remove(self, bridges: List[Row]) -> None:
+        for row in bridges:
+            held = self._scheduler.seats[row.seq_id].num_cells
+            if len(self._backend.tokens(row.seq_id)) > held:
+                self._backend.seq_rm(row.seq_id, held)
+
+
+def _merged(rows: list[Row], bridges: list[Row]) -> list[Row]:
+    return sorted(rows + bridges, key=lambda row: row.seq_id) if bridges else rows
+
+
+def _results(
+    step: Step, bridges: list[Row], outcome: Stepped
+) -> tuple[tuple[Sequence, Result], ...]:
+    bridged = {row.seq_id for row in bridges}
+    ids = sorted([*bridged, *(row.sequence.seq_id or 0 for row in step.rows)])
+    results = [r for i, r in zip(ids, outcome.results, strict=True) if i not in bridged]
+    return tuple((row.sequence, r) for row, r in zip(step.rows, results, strict=True))

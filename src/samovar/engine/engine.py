@@ -1,0 +1,339 @@
+"""The engine: requests in, events out, one step at a time.
+
+    submit ──> waiting ──> step(): place, schedule, decode call, account ──> events
+
+One thread owns it, and the backend under it. Every request ends in exactly one Finished or Failed,
+whatever happens to the others: a refused or failed call is taken apart until it is known which
+sequence cannot be computed, and that one alone fails.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+from samovar.engine.batch import Batch, Broken
+from samovar.engine.cells import CellLedger
+from samovar.engine.latency import StepCosts
+from samovar.engine.output import Ending, Output
+from samovar.engine.placing import Placing
+from samovar.engine.prompts import Prompts
+from samovar.engine.request import Running
+from samovar.engine.scheduler import Limits, Scheduler
+from samovar.engine.seats import Cuts, Seats
+from samovar.engine.sequence import Clock, Phase, Sequence
+from samovar.engine.sessions import Sessions
+from samovar.engine.step import Step
+from samovar.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    SamovarError,
+)
+from samovar.native.interface import Adapter, Backend, RowFailed, Sampled, StateKind
+from samovar.types import Event, Failed, GenerateRequest
+
+MAX_WAITING = 256  # requests: at a second each, those at the end would wait longer than anyone does
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine serves."""
+
+    max_waiting: int = MAX_WAITING
+    """Requests in the queue; one more is refused at once, with an estimate of when to try again."""
+    is_deterministic: bool = False
+    """The same request gives the same text, bit by bit, whatever else runs: prompts are cut by a
+    fixed grid and computed alone, and a decoded row never is without a neighbour. Slower."""
+
+
+class Engine:
+    """Serves requests on one backend. Not for several threads.
+
+    `clock` gives seconds; it need not be the system's.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        options: EngineOptions | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backend = backend
+        self.options = options or EngineOptions()
+        self.costs = StepCosts()
+        is_deterministic = self.options.is_deterministic
+        self.scheduler = Scheduler(
+            Limits(backend.batch_size, _room(backend), is_deterministic),
+            _seats(backend, is_deterministic=is_deterministic),
+            self.costs,
+        )
+        self._now = clock
+        self._requests: dict[str, Running] = {}
+        self._prompts = Prompts(backend)
+        self.sessions = Sessions(self.scheduler)
+        self._adapters: dict[str, Adapter] = {}
+        self._placing = Placing(backend, self.scheduler, self._adapters)
+        self._batch = Batch(backend, self.scheduler)
+        self._order = 0
+        self._events: list[Event] = []
+
+    # ---- requests -----------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do until somebody submits."""
+        return not self._requests and not self._events
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Take a request in. What is wrong with it comes back as its Failed event.
+
+        Raises InvalidRequest only for an id that is in use, because no event could tell the two
+        apart.
+        """
+        if request.request_id in self._requests:
+            raise InvalidRequest("another request with this id is not finished yet")
+        now = self._now()
+        try:
+            self._accept(request, now)
+        except SamovarError as error:
+            self._events.append(failure(request.request_id, error, self._retry_after(error)))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request with the next step, wherever it is. Unknown ids are ignored."""
+        running = self._requests.get(request_id)
+        if running is not None:
+            running.is_cancelled = True
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make a LoRA file known to requests under a name.
+
+        Raises ModelNotFound, AdapterRejected, and InvalidRequest for a name that is in use.
+        """
+        if name in self._adapters:
+            raise InvalidRequest(f"an adapter named {name} is loaded; unload it first")
+        self._adapters[name] = self.backend.load_adapter(path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises InvalidRequest if it is unknown, or a request needs it."""
+        if name not in self._adapters:
+            raise InvalidRequest(f"no adapter named {name} is loaded")
+        if any(name == used for one in self._sequences() for used, _ in one.adapters):
+            raise InvalidRequest(f"requests use the adapter {name}; unload it when they are done")
+        self._placing.forget_adapter(name)
+        self.backend.unload_adapter(self._adapters.pop(name))
+
+    def _accept(self, request: GenerateRequest, now: float) -> None:
+        self._require_room_in_the_queue(request)
+        self._require_adapters(request)
+        room = self.scheduler.limits.context_length
+        tokens = self.sessions.prompt(request, self._prompts.tokens(request, room))
+        self._prompts.require_fits(request, len(tokens), room)
+        seed = request.sampling.seed
+        running = Running(request, len(tokens), secrets.randbits(64) if seed is None else seed)
+        seeds = [running.seed_of(choice) for choice in range(request.choices)]
+        for choice, sampler in enumerate(self._prompts.samplers(request, seeds, tokens)):
+            sequence = self._sequence(request, tokens, choice, now)
+            sequence.sampler = sampler
+            running.sequences.append(sequence)
+            self.scheduler.add(sequence)
+        self._requests[request.request_id] = running
+        self.sessions.begin(request)
+
+    def _sequence(
+        self, request: GenerateRequest, tokens: List[int], choice: int, now: float
+    ) -> Sequence:
+        self._order += 1
+        room = self.scheduler.limits.context_length
+        most = room if request.max_tokens is None else min(room, len(tokens) + request.max_tokens)
+        output = Output(self.backend.detokenize, request.stop, request.stop_tokens)
+        return Sequence(
+            request, list(tokens), len(tokens), most, output, Clock(now), choice, self._order
+        )
+
+    def _require_room_in_the_queue(self, request: GenerateRequest) -> None:
+        waiting = len(self.scheduler.waiting)
+        if waiting + request.choices > self.options.max_waiting + self._free_seats():
+            raise Overloaded(
+                f"{waiting} requests are waiting and no more are taken; try again later"
+            )
+        if request.choices > self.backend.num_sequences:
+            raise InvalidRequest(
+                f"{request.choices} choices need as many sequences, and this model was loaded"
+                f" with {self.backend.num_sequences}"
+            )
+
+    def _free_seats(self) -> int:
+        return self.backend.num_sequences - len(self.scheduler.running)
+
+    def _require_adapters(self, request: GenerateRequest) -> None:
+        for name, _ in request.adapters:
+            if name not in self._adapters:
+                raise InvalidRequest(f"no adapter named {name} is loaded")
+
+    def _retry_after(self, error: SamovarError) -> float | None:
+        """Until the work that is known of is done, as far as its speed is known."""
+        if not isinstance(error, Overloaded):
+            return None
+        sequences = self._sequences()
+        prefill = sum(one.num_remaining for one in sequences)
+        decode = sum(max(0, one.limit - one.num_tokens) for one in sequences)
+        return max(1.0, self.costs.seconds_of(prefill, decode, self.backend.num_sequences))
+
+    def _sequences(self) -> list[Sequence]:
+        return [one for running in self._requests.values() for one in running.sequences]
+
+    # ---- the step -----------------------------------------------------------------------------
+
+    def step(self) -> list[Event]:
+        """Do one step of the work there is; returns what came of it."""
+        now = self._now()
+        self._end_what_is_over(now)
+        self._admit(now)
+        step = self.scheduler.schedule()
+        if step.rows:
+            self._run(step)
+        events, self._events = self._events, []
+        return events
+
+    def run(self) -> list[Event]:
+        """Step until nothing is left to do; returns every event."""
+        events = self.step()
+        while not self.is_idle:
+            events += self.step()
+        return events
+
+    def _end_what_is_over(self, now: float) -> None:
+        for running in list(self._requests.values()):
+            if running.is_cancelled:
+                self._cancel(running, now)
+            elif running.is_late(now):
+                seconds = running.request.timeout_seconds
+                self._fail(
+                    running, DeadlineExceeded(f"not finished within {seconds:g} s; it was stopped")
+                )
+
+    def _admit(self, now: float) -> None:
+        while (placement := self.scheduler.admit(now)) is not None:
+            self._placing.carry_out(placement, now)
+        self._placing.empty()
+
+    def _run(self, step: Step) -> None:
+        self._placing.apply_adapters(step.adapters)
+        started = self._now()
+        outcome = self._batch.compute(step)
+        ended = self._now()
+        if outcome.is_whole:
+            decode = step.num_decode_rows
+            self.costs.observe(decode, step.num_tokens - decode, ended - started)
+        for broken in outcome.broken:
+            self._break(broken)
+        for sequence, result in outcome.results:
+            self._take(sequence, result, ended)
+        self._placing.empty()
+
+    def _break(self, broken: Broken) -> None:
+        """A sequence that cannot be computed: out of room, or a failure of its own."""
+        running = self._requests[broken.sequence.request_id]
+        if broken.error is None:
+            self._end(running, broken.sequence, Ending("length"), self._now())
+        else:
+            self._fail(running, broken.error)
+
+    def _take(self, sequence: Sequence, result: Sampled | RowFailed | None, now: float) -> None:
+        """What a sequence got out of the step."""
+        if sequence.phase is not Phase.RUNNING:
+            return  # a sibling choice took it along
+        running = self._requests[sequence.request_id]
+        if isinstance(result, RowFailed):
+            self._fail(running, result.error)
+        elif isinstance(result, Sampled):
+            self._take_token(running, sequence, result, now)
+        elif not sequence.samples and not sequence.num_remaining:
+            self._end(running, sequence, Ending("stop"), now)
+
+    def _take_token(
+        self, running: Running, sequence: Sequence, sampled: Sampled, now: float
+    ) -> None:
+        sequence.append(sampled.token, now)
+        said = sequence.output.feed(sampled.token, is_eog=sampled.is_eog)
+        ending = said.ending
+        running.hear(sequence, sampled, said.text)
+        if ending is not None:
+            self._end(running, sequence, ending, now)
+        elif sequence.num_tokens >= sequence.limit:
+            self._end(running, sequence, Ending("length"), now)
+        else:
+            self._append_forced(running, sequence, now)
+        self._events += running.deltas()
+
+    def _append_forced(self, running: Running, sequence: Sequence, now: float) -> None:
+        """What the grammar leaves no choice about is computed with the next step, all at once."""
+        sampler = sequence.sampler
+        assert sampler is not None
+        for token in sampler.forced(sequence.limit - sequence.num_tokens):
+            sampler.accept(token)
+            sequence.append(token, now)
+            said = sequence.output.feed(token, is_eog=False)
+            running.hear_forced(sequence, token, said.text)
+            if said.ending is not None:
+                self._end(running, sequence, said.ending, now)
+                return
+        if sequence.num_tokens >= sequence.limit:
+            self._end(running, sequence, Ending("length"), now)
+
+    # ---- ends ---------------------------------------------------------------------------------
+
+    def _end(self, running: Running, sequence: Sequence, ending: Ending, now: float) -> None:
+        """One choice is over; with the last of them the request is."""
+        running.end(sequence, ending)
+        self.sessions.keep(sequence)
+        self.scheduler.remove(sequence, keeps_cells=True)
+        if running.is_over:
+            self._events += running.deltas()
+            self._events.append(running.finished(now))
+            self._forget(running)
+
+    def _cancel(self, running: Running, now: float) -> None:
+        for sequence in running.open_sequences():
+            self._end(running, sequence, Ending("cancelled"), now)
+
+    def _fail(self, running: Running, error: SamovarError) -> None:
+        for sequence in running.open_sequences():
+            self.scheduler.remove(sequence, keeps_cells=True)
+        self._events += running.deltas()
+        self._events.append(failure(running.request.request_id, error, None))
+        self._forget(running)
+
+    def _forget(self, running: Running) -> None:
+        del self._requests[running.request.request_id]
+        self.sessions.release(running.request)
+
+    def close(self) -> None:
+        """Fail what is not finished and free the samplers; the backend stays its owner's."""
+        for running in list(self._requests.values()):
+            self._fail(running, Overloaded("the engine was stopped; try again"))
+
+
+def failure(request_id: str, error: SamovarError, retry_after: float | None) -> Failed:
+    """An error as the terminal event of a request."""
+    retryable = error.retryable and not isinstance(error, RequestError)
+    return Failed(request_id, error.code, str(error), retryable, retry_after)
+
+
+def _room(backend: Backend) -> int:
+    """Tokens that one sequence can come to."""
+    cells = backend.num_cells
+    return backend.context_length if cells is None else min(cells, backend.context_length)
+
+
+def _seats(backend: Backend, *, is_deterministic: bool) -> Seats:
+    is_divisible = backend.state_kind is StateKind.DIVISIBLE
+    cuts = Cuts(is_divisible, backend.batch_size if is_deterministic else 1)
+    cells = backend.num_cells
+    ledger = None if cells is None else CellLedger(cells, backend.num_sequences)
+    return Seats(backend.num_sequences, cuts, ledger)

@@ -1,0 +1,76 @@
+"""How many tokens of prefill a step may hold, so that those who decode do not wait long.
+
+The promise: between two tokens of a running sequence lie at most the larger of 200 ms and 2.5
+decode steps of the model, however long a prompt somebody else brings. What a step costs is not
+known beforehand, so it is measured all the time: a decode step by its number of rows, and a token
+of prefill by the last chunks, which already were at the depth of the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LEAST_GAP_SECONDS = 0.2  # the promise for quick models; below it nobody sees a pause
+DECODE_STEPS = 2.5  # the promise for slow ones, in their own decode steps
+FIRST_CHUNK = 32  # nothing measured yet: small enough for any model that is worth waiting for
+LEAST_CHUNK = 8  # a prompt always gets on, even when decoding alone breaks the promise
+_MARGIN = 0.8  # of the promise is planned for: the depth grows within a chunk, machines are shared
+_MEMORY = 0.3  # weight of the newest measurement
+_SLOWER = 0.7  # the same, when it is slower than expected: better careful than late
+
+
+@dataclass(slots=True)
+class StepCosts:
+    """Measured seconds of steps, as moving averages."""
+
+    decode_seconds: dict[int, float] = field(default_factory=dict)
+    """By number of rows, rounded up to a power of two."""
+    prefill_seconds: float | None = None
+    """Of one token."""
+
+    def observe(self, decode_rows: int, prefill_tokens: int, seconds: float) -> None:
+        """A step of so many rows and tokens took so long."""
+        if not prefill_tokens:
+            size = _rounded(decode_rows)
+            known = self.decode_seconds.get(size)
+            self.decode_seconds[size] = _moved(known, seconds)
+            return
+        rest = max(seconds - self.decode(decode_rows), 0.1 * seconds)
+        self.prefill_seconds = _moved(self.prefill_seconds, rest / prefill_tokens)
+
+    def decode(self, rows: int) -> float:
+        """What a step of so many rows and nothing else takes; 0.0 while nothing is known."""
+        if not rows or not self.decode_seconds:
+            return 0.0
+        size = _rounded(rows)
+        known = self.decode_seconds
+        return known[min(known, key=lambda other: (abs(other - size), other))]
+
+    def gap(self, rows: int) -> float:
+        """The longest that one of so many decoding sequences shall wait for its next token."""
+        return max(LEAST_GAP_SECONDS, DECODE_STEPS * self.decode(rows))
+
+    def prefill_budget(self, decode_rows: int, largest: int) -> int:
+        """How many tokens of prefill fit beside `decode_rows`, at most `largest`."""
+        if not decode_rows:
+            return largest
+        if self.prefill_seconds is None:
+            return min(FIRST_CHUNK, largest)
+        left = _MARGIN * self.gap(decode_rows) - self.decode(decode_rows)
+        return max(LEAST_CHUNK, min(largest, int(left / self.prefill_seconds)))
+
+    def seconds_of(self, prefill: int, decode: int, rows: int) -> float:
+        """About how long so much work takes, decoded in steps of `rows`: for estimates only."""
+        per_token = self.decode(max(1, rows)) / max(1, rows)
+        return prefill * (self.prefill_seconds or 0.0) + decode * per_token
+
+
+def _moved(known: float | None, found: float) -> float:
+    if known is None:
+        return found
+    weight = _SLOWER if found > known else _MEMORY
+    return known + weight * (found - known)
+
+
+def _rounded(rows: int) -> int:
+    return 1 << max(0, rows - 1).bit_length()

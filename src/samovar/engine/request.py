@@ -1,0 +1,134 @@
+"""A request while it is served: its choices, what they said since the last look, and its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from samovar.engine.output import Ending
+from samovar.engine.sequence import Phase, Sequence
+from samovar.native.interface import Sampled
+from samovar.types import (
+    Cached,
+    Choice,
+    Event,
+    Finished,
+    GenerateRequest,
+    TextDelta,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
+
+SEEDS = 2**64
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What one choice said since the last deltas."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One request from its acceptance to its one terminal event."""
+
+    request: GenerateRequest
+    num_prompt: int
+    seed: int
+    """Choice i draws with this plus i."""
+    sequences: list[Sequence] = field(default_factory=list)
+    is_cancelled: bool = False
+    _heard: dict[int, _Heard] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every choice has ended."""
+        return not self.open_sequences()
+
+    def open_sequences(self) -> list[Sequence]:
+        """The choices that have not ended."""
+        return [one for one in self.sequences if one.phase is not Phase.FINISHED]
+
+    def is_late(self, now: float) -> bool:
+        """Whether it has used up its time."""
+        limit = self.request.timeout_seconds
+        return limit is not None and now - self.sequences[0].clock.submitted > limit
+
+    def seed_of(self, choice: int) -> int:
+        """What a choice draws with."""
+        return (self.seed + choice) % SEEDS
+
+    # ---- saying -------------------------------------------------------------------------------
+
+    def hear(self, sequence: Sequence, sampled: Sampled, text: str) -> None:
+        """A choice generated a token, which made this text sure."""
+        heard = self._heard.setdefault(sequence.choice, _Heard())
+        heard.text += text
+        heard.tokens.append(sampled.token)
+        if sampled.logprobs is not None:
+            scores = sampled.logprobs
+            heard.logprobs.append(TokenLogprobs(sampled.token, scores.chosen, scores.top))
+
+    def hear_forced(self, sequence: Sequence, token: int, text: str) -> None:
+        """A choice has a token that its grammar left no choice about: nothing was drawn."""
+        heard = self._heard.setdefault(sequence.choice, _Heard())
+        heard.text += text
+        heard.tokens.append(token)
+        if self.request.sampling.logprobs is not None:
+            heard.logprobs.append(TokenLogprobs(token, 0.0))
+
+    def deltas(self) -> list[Event]:
+        """What was heard since the last call, one delta per choice."""
+        found: list[Event] = [
+            TextDelta(
+                self.request.request_id,
+                heard.text,
+                tuple(heard.tokens),
+                choice,
+                tuple(heard.logprobs),
+            )
+            for choice, heard in sorted(self._heard.items())
+            if heard.text or heard.tokens
+        ]
+        self._heard.clear()
+        return found
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def end(self, sequence: Sequence, ending: Ending) -> None:
+        """A choice has ended; what its output held back is said now."""
+        sequence.ending = ending
+        text = sequence.output.flush()
+        if text:
+            self._heard.setdefault(sequence.choice, _Heard()).text += text
+
+    def finished(self, now: float) -> Finished:
+        """The terminal event, once every choice has ended."""
+        choices = []
+        for one in self.sequences:
+            assert one.ending is not None
+            choices.append(Choice(one.ending.reason, self.seed_of(one.choice), one.ending.stop))
+        generated = sum(one.num_tokens - one.num_prompt for one in self.sequences)
+        first = self.sequences[0]
+        cached = Cached(live=first.num_live)
+        usage = Usage(self.num_prompt, generated, cached, _timings(self.sequences, now))
+        return Finished(self.request.request_id, tuple(choices), usage)
+
+
+def _timings(sequences: list[Sequence], now: float) -> Timings:
+    """Of the request as a whole: its first choice is admitted first, the last one ends it."""
+    clock = sequences[0].clock
+    if clock.admitted is None:
+        return Timings(queue_seconds=now - clock.submitted)
+    queue = clock.admitted - clock.submitted
+    if clock.first_token is None:
+        return Timings(queue_seconds=queue, prefill_seconds=now - clock.admitted)
+    last = max(one.clock.last_token or clock.first_token for one in sequences)
+    return Timings(
+        queue_seconds=queue,
+        prefill_seconds=clock.first_token - clock.admitted,
+        decode_seconds=last - clock.first_token,
+    )

@@ -1,0 +1,315 @@
+"""Who gets cells, and what the next step computes. Pure: no clock, no native call, no text.
+
+    engine:  add, cancel ──> admit() ──> placements ──> seated()
+                             schedule() ──> Step ──> (decode call) ──> advance / no_room / slow
+
+Decoding sequences come first, one token each (or a few that a grammar forces); prefill gets what
+the latency promise leaves, half of it the sequence that was admitted first, so that it gets on,
+and half the one that was served least, so that a short prompt does not wait for a long one. When
+nobody decodes, prompts go in full chunks of the fixed grid. Sequences under different adapters
+take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from samovar.engine.fairness import GENERATED_WEIGHT, Tenants, WaitingLine
+from samovar.engine.latency import StepCosts
+from samovar.engine.seats import LEAST_COPY, Placement, Seat, Seats
+from samovar.engine.sequence import Adapters, Phase, Sequence, common_prefix
+from samovar.engine.step import Step, StepRow
+
+FEW_TOKENS = 16  # as cheap as one, and what a grammar forces is rarely longer
+_SPARE_CELLS = 16  # per running sequence: who is admitted into the last cell is preempted at once
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step and the context can hold."""
+
+    batch_size: int
+    context_length: int
+    """Tokens of one sequence."""
+    is_deterministic: bool = False
+
+
+class Scheduler:
+    """Waiting and running sequences of one context.
+
+    Every sequence is in exactly one place: the waiting line, a seat, or gone.
+    """
+
+    def __init__(self, limits: Limits, seats: Seats, costs: StepCosts) -> None:
+        self.limits = limits
+        self.seats = seats
+        self.costs = costs
+        self.tenants = Tenants()
+        self.waiting = WaitingLine(self.tenants)
+        self._largest_chunk = limits.batch_size
+        self._last_adapters: Adapters = ()
+        self._is_crowded = False
+        """Somebody was preempted, and nobody has left since: a newcomer would be the next."""
+        self._prompts_are_next = True  # deterministic: prompts and decoding take turns
+
+    # ---- coming and going ---------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Those that have a seat, by sequence id."""
+        return [seat.holder for seat in self.seats if seat.holder is not None]
+
+    def add(self, sequence: Sequence) -> None:
+        """A new sequence waits."""
+        self.tenants.enter(sequence.request.tenant)
+        self.waiting.add(sequence)
+
+    def remove(self, sequence: Sequence, *, keeps_cells: bool) -> None:
+        """The sequence ends. In the pool idle cells are given up, unless a session keeps them."""
+        if sequence.phase is Phase.WAITING:
+            self.waiting.remove(sequence)
+        else:
+            seat = self._seat(sequence)
+            keeps = keeps_cells and (seat.session is not None or not self.seats.is_pool)
+            seat.leave(keep=keeps)
+            self.seats.touch(seat)
+            self._is_crowded = False
+            if not keeps:
+                self.seats.empty(seat)
+        sequence.finish()
+        self.tenants.leave(sequence.request.tenant)
+
+    def _seat(self, sequence: Sequence) -> Seat:
+        assert sequence.seq_id is not None
+        return self.seats[sequence.seq_id]
+
+    # ---- admission ----------------------------------------------------------------------------
+
+    def admit(self, now: float) -> Placement | None:
+        """The next sequence that can be seated, and where; ask again until there is none.
+
+        A sequence whose beginning is just being computed by another one waits for it. One that
+        does not fit holds up those behind it, or a large one would wait for ever.
+        """
+        if self._is_crowded and self.running:
+            return None
+        for sequence in self.waiting.in_order(now):
+            if not self._waits_for_another(sequence):
+                return self._placed(sequence)
+        return None
+
+    def _placed(self, sequence: Sequence) -> Placement | None:
+        """A seat and enough cells; in the pool idle ones give theirs up, the longest unused first.
+
+        When nobody runs there is nothing to wait for, so it goes ahead: it was found to fit into
+        the whole when it came.
+        """
+        placement = self.seats.place(sequence) or self._reclaim(sequence)
+        ledger = self.seats.ledger
+        if placement is None or ledger is None:
+            return placement
+        running = self.running
+        spare = _SPARE_CELLS * (len(running) + 1) if running else 0
+        idle = self.seats.idle()
+        if running and sequence.num_tokens + spare > ledger.num_free + placement.length + sum(
+            ledger.own(seat.seq_id) for seat in idle
+        ):
+            return None
+        while sequence.num_tokens - placement.length + 1 + spare > ledger.num_free and idle:
+            rest = [seat for seat in idle if seat.seq_id != placement.source] or idle
+            self.seats.empty(rest[0])
+            idle.remove(rest[0])
+            again = self.seats.place(sequence)
+            assert again is not None  # there are only more empty seats than before
+            placement = again
+        if running and sequence.num_tokens - placement.length + 1 + spare > ledger.num_free:
+            return None
+        return placement
+
+    def seated(self, placement: Placement, num_computed: int, now: float) -> None:
+        """The placement was carried out, and so many tokens are in the cells."""
+        sequence = placement.sequence
+        self.waiting.remove(sequence)
+        sequence.admit(placement.seq_id, num_computed, now)
+        ledger, target, source = self.seats.ledger, placement.seq_id, placement.source
+        if ledger is not None:
+            if source is not None and source != target:
+                ledger.share(source, target, num_computed)
+            else:
+                ledger.cut(target, num_computed)
+        self.seats.take(placement)
+
+    def _waits_for_another(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is about to have computed what this one begins with.
+
+        Lets that one's chunk end where this one can take over.
+        """
+        cuts = self.seats.cuts
+        for other in self.running:
+            if other.adapters != sequence.adapters or other.num_remaining <= 1:
+                continue
+            shared = min(common_prefix(other.tokens, sequence.tokens), sequence.num_tokens - 1)
+            shared = min(shared, other.num_tokens - 1) // cuts.grid * cuts.grid
+            if shared - other.num_computed < LEAST_COPY:
+                continue
+            if not cuts.is_divisible and other.must_end_at is None:
+                other.must_end_at = shared
+            if cuts.is_divisible or other.must_end_at == shared:
+                return True
+        return False
+
+    def _reclaim(self, sequence: Sequence) -> Placement | None:
+        """A seat that is kept for an idle session, the longest unused first."""
+        if self.seats.of_session(sequence.request.session) is not None:
+            return None  # its own session is busy
+        kept = [s for s in self.seats if s.holder is None and s.session is not None]
+        if not kept:
+            return None
+        min(kept, key=lambda seat: seat.last_used).session = None
+        return self.seats.place(sequence)
+
+    # ---- the step -----------------------------------------------------------------------------
+
+    def schedule(self) -> Step:
+        """What to compute next. Empty when nothing is to be done."""
+        adapters = self._next_adapters()
+        group = [s for s in self.running if s.adapters == adapters and s.num_remaining]
+        few = [one for one in group if self._is_decoding(one)]
+        rows = self._decode_rows(few)
+        prompts = [one for one in group if not self._is_decoding(one)]
+        if self.limits.is_deterministic:
+            # Never in one call: llama.cpp would cut a prompt's chunk in two beside other rows, and
+            # every other cut gives other last bits. They take turns.
+            if prompts and (not rows or self._prompts_are_next):
+                rows = []
+            else:
+                prompts = []
+            self._prompts_are_next = not self._prompts_are_next
+        rows += self._prefill_rows(prompts, rows)
+        rows.sort(key=lambda row: row.sequence.seq_id or 0)
+        self._last_adapters = adapters
+        return Step(tuple(rows), adapters, is_prefill_only=bool(rows) and len(prompts) == len(rows))
+
+    def _next_adapters(self) -> Adapters:
+        """The set of the sequences that have work, another one than last time if there are more."""
+        found = list(dict.fromkeys(s.adapters for s in self.running if s.num_remaining))
+        if not found:
+            return self._last_adapters
+        if self._last_adapters not in found:
+            return found[0]
+        return found[(found.index(self._last_adapters) + 1) % len(found)]
+
+    def _is_decoding(self, sequence: Sequence) -> bool:
+        if self.limits.is_deterministic:
+            return sequence.num_computed >= sequence.num_prompt - 1
+        return sequence.num_remaining <= FEW_TOKENS
+
+    def _decode_rows(self, sequences: list[Sequence]) -> list[StepRow]:
+        """All that are a few tokens behind: every one at least one token, whatever is forced."""
+        left = self.limits.batch_size - len(sequences)
+        rows = []
+        for one in sequences:
+            most = 1 if self.limits.is_deterministic else one.num_remaining
+            extra = min(self._until_cut(one, most) - 1, left)
+            left -= extra
+            rows.append(StepRow(one, 1 + extra))
+        return rows
+
+    def _prefill_rows(self, prompts: list[Sequence], decoding: list[StepRow]) -> list[StepRow]:
+        if not prompts:
+            return []
+        if self.limits.is_deterministic:
+            first = min(prompts, key=lambda one: one.order)
+            return [StepRow(first, self._to_grid(first, self.limits.batch_size))]
+        room = self.limits.batch_size - sum(row.count for row in decoding)
+        budget = min(self.costs.prefill_budget(len(decoding), self._largest_chunk), room)
+        if not decoding and len(prompts) == 1:
+            return [StepRow(prompts[0], self._to_grid(prompts[0], budget))]
+        return self._shared_out(prompts, budget)
+
+    def _shared_out(self, prompts: list[Sequence], budget: int) -> list[StepRow]:
+        """Half for who came first, the rest for who was served least, then next least."""
+        first = min(prompts, key=lambda one: one.order)
+        counts = {first: self._until_cut(first, max(1, budget // 2))} if budget else {}
+        left = budget - sum(counts.values())
+        for one in sorted(prompts, key=self._attained):
+            if not left:
+                break
+            more = self._until_cut(one, counts.get(one, 0) + left) - counts.get(one, 0)
+            if more > 0:
+                counts[one] = counts.get(one, 0) + more
+                left -= more
+        return [StepRow(one, count) for one, count in counts.items()]
+
+    def _attained(self, sequence: Sequence) -> tuple[float, int, int]:
+        served = self.tenants.served(sequence.request.tenant)
+        return served, sequence.num_computed - sequence.num_live, sequence.order
+
+    def _until_cut(self, sequence: Sequence, most: int) -> int:
+        """`most`, but no further than the sequence goes or where its chunk has to end."""
+        count = min(most, sequence.num_remaining)
+        if sequence.must_end_at is not None and sequence.must_end_at > sequence.num_computed:
+            count = min(count, sequence.must_end_at - sequence.num_computed)
+        return count
+
+    def _to_grid(self, sequence: Sequence, most: int) -> int:
+        """The chunk ends where the absolute grid does, so that cold and warm are cut alike."""
+        size = self.limits.batch_size
+        to_line = size - sequence.num_computed % size
+        count = self._until_cut(sequence, min(most, to_line))
+        if self.limits.is_deterministic:  # a prompt's last token is a row like a decoded one
+            count = min(count, max(1, sequence.num_prompt - 1 - sequence.num_computed))
+        return count
+
+    # ---- what came of it ----------------------------------------------------------------------
+
+    def advance(self, step: Step) -> None:
+        """Every row was computed."""
+        ledger = self.seats.ledger
+        for row in step.rows:
+            one = row.sequence
+            if ledger is not None and one.seq_id is not None:
+                ledger.grow(one.seq_id, row.count)
+            one.advance(row.count)
+            if one.must_end_at is not None and one.num_computed >= one.must_end_at:
+                one.must_end_at = None
+            weight = GENERATED_WEIGHT if row.count == 1 else 1.0
+            self.tenants.charge(one.request.tenant, weight * row.count)
+        if step.num_tokens > len(step.rows):
+            self._largest_chunk = min(self.limits.batch_size, 2 * self._largest_chunk)
+
+    def shrink(self, step: Step) -> bool:
+        """The step was too large or too slow: the next one will be smaller. False: it cannot be."""
+        largest = max((row.count for row in step.rows), default=0)
+        if largest <= 1:
+            return False
+        self._largest_chunk = max(1, largest // 2)
+        return True
+
+    def victim(self, among: Iterable[Sequence] | None = None) -> Sequence | None:
+        """Who gives its cells up: of the lowest priority the youngest. Never the only one."""
+        candidates = list(self.running if among is None else among)
+        if len(candidates) < 2:
+            return None
+        return min(candidates, key=lambda one: (one.request.priority, -one.order))
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take its cells away; it waits again."""
+        seat = self._seat(sequence)
+        seat.leave(keep=False)
+        self.seats.empty(seat)
+        sequence.preempt()
+        self.waiting.add(sequence)
+        self._is_crowded = True
+
+    def lost(self, seq_ids: Iterable[int]) -> None:
+        """The cells of these ids had to be wiped."""
+        for seq_id in seq_ids:
+            seat = self.seats[seq_id]
+            if seat.holder is None:
+                self.seats.empty(seat)
+                continue
+            seat.holder.lose_cells()
+            if self.seats.ledger is not None:
+                self.seats.ledger.cut(seq_id, 0)
