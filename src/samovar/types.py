@@ -260,6 +260,29 @@ def _check_at_least(name: str, value: int | None, least: int) -> None:
         raise InvalidRequest(f"{name} must be {least} or more")
 
 
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """Guesses of what the model would say: how many of them are what it says, greedily.
+
+    What speculation is made of: the guesses cost one decode call, however many are right. Nothing
+    of it stays behind but the prefix, as warm as after any request.
+    """
+
+    request_id: str
+    prefix: tuple[int, ...]
+    candidates: tuple[int, ...]
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    timeout_seconds: float | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.prefix:
+            raise InvalidRequest("the prefix is empty; give the tokens that come before")
+        if not self.candidates:
+            raise InvalidRequest("there are no candidates to verify")
+
+
 # ---- events -------------------------------------------------------------------------------------
 
 
@@ -358,6 +381,17 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     warnings: tuple[str, ...] = ()
 
 
+class Verified(msgspec.Struct, frozen=True, tag=True):
+    """The end of a VerifyRequest. Nothing follows."""
+
+    request_id: str
+    accepted: int
+    """How many candidates, from the first on, are the model's own greedy continuation."""
+    next_token: int
+    """Its likeliest token after those."""
+    usage: Usage
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The end of a request that could not be served. Nothing follows."""
 
@@ -369,4 +403,4 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """When to try again, as far as that can be estimated."""
 
 
-Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Verified | Failed

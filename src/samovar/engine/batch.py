@@ -78,7 +78,8 @@ class Batch:
         sequence = row.sequence
         assert sequence.seq_id is not None
         sampler = sequence.sampler if row.catches_up and sequence.samples else None
-        return Row(sequence.seq_id, row.tokens, sampler, wants_logits=sampler is not None)
+        wants = sampler is not None or (row.catches_up and sequence.is_verified)
+        return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
 
     # ---- when it does not go well -------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from samovar.engine.seats import Cuts, Seats
 from samovar.engine.sequence import Clock, Phase, Sequence
 from samovar.engine.sessions import Sessions
 from samovar.engine.step import Step
+from samovar.engine.verifying import Verifying
 from samovar.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -35,7 +36,7 @@ from samovar.errors import (
     SamovarError,
 )
 from samovar.native.interface import Adapter, Backend, RowFailed, Sampled, StateKind
-from samovar.types import Event, Failed, GenerateRequest
+from samovar.types import Event, Failed, GenerateRequest, VerifyRequest
 
 MAX_WAITING = 256  # requests: at a second each, those at the end would wait longer than anyone does
 
@@ -79,6 +80,7 @@ class Engine:
         self._adapters: dict[str, Adapter] = {}
         self._placing = Placing(backend, self.scheduler, self._adapters)
         self._batch = Batch(backend, self.scheduler)
+        self._verifying = Verifying(backend)
         self._order = 0
         self._events: list[Event] = []
 
@@ -89,7 +91,7 @@ class Engine:
         """Whether there is nothing to do until somebody submits."""
         return not self._requests and not self._events
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: GenerateRequest | VerifyRequest) -> None:
         """Take a request in. What is wrong with it comes back as its Failed event.
 
         Raises InvalidRequest only for an id that is in use, because no event could tell the two
@@ -99,7 +101,10 @@ class Engine:
             raise InvalidRequest("another request with this id is not finished yet")
         now = self._now()
         try:
-            self._accept(request, now)
+            if isinstance(request, VerifyRequest):
+                self._accept(_prefix_of(request), now, request.candidates)
+            else:
+                self._accept(request, now)
         except SamovarError as error:
             self._events.append(failure(request.request_id, error, self._retry_after(error)))
 
@@ -127,18 +132,27 @@ class Engine:
         self._placing.forget_adapter(name)
         self.backend.unload_adapter(self._adapters.pop(name))
 
-    def _accept(self, request: GenerateRequest, now: float) -> None:
+    def _accept(
+        self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
+    ) -> None:
         self._require_room_in_the_queue(request)
         self._require_adapters(request)
         room = self.scheduler.limits.context_length
         tokens = self.sessions.prompt(request, self._prompts.tokens(request, room))
-        self._prompts.require_fits(request, len(tokens), room)
+        self._prompts.require_fits(request, len(tokens) + len(candidates), room)
+        self._prompts.check(candidates)
         seed = request.sampling.seed
-        running = Running(request, len(tokens), secrets.randbits(64) if seed is None else seed)
+        running = Running(
+            request,
+            len(tokens),
+            secrets.randbits(64) if seed is None else seed,
+            candidates=candidates,
+        )
         seeds = [running.seed_of(choice) for choice in range(request.choices)]
         for choice, sampler in enumerate(self._prompts.samplers(request, seeds, tokens)):
             sequence = self._sequence(request, tokens, choice, now)
             sequence.sampler = sampler
+            sequence.is_verified = bool(candidates)
             running.sequences.append(sequence)
             self.scheduler.add(sequence)
         self._requests[request.request_id] = running
@@ -254,7 +268,20 @@ class Engine:
         elif isinstance(result, Sampled):
             self._take_token(running, sequence, result, now)
         elif not sequence.samples and not sequence.num_remaining:
-            self._end(running, sequence, Ending("stop"), now)
+            if running.candidates:
+                self._verify(running, sequence)
+            else:
+                self._end(running, sequence, Ending("stop"), now)
+
+    def _verify(self, running: Running, sequence: Sequence) -> None:
+        try:
+            verdict = self._verifying.verify(sequence, running.candidates)
+        except SamovarError as error:
+            self._fail(running, error)
+            return
+        self.scheduler.remove(sequence, keeps_cells=sequence.num_computed > 0)
+        self._events.append(running.verified(verdict.accepted, verdict.next_token, self._now()))
+        self._forget(running)
 
     def _take_token(
         self, running: Running, sequence: Sequence, sampled: Sampled, now: float
@@ -323,6 +350,19 @@ def failure(request_id: str, error: SamovarError, retry_after: float | None) -> 
     """An error as the terminal event of a request."""
     retryable = error.retryable and not isinstance(error, RequestError)
     return Failed(request_id, error.code, str(error), retryable, retry_after)
+
+
+def _prefix_of(request: VerifyRequest) -> GenerateRequest:
+    """The part of a verification that is computed like any prompt."""
+    return GenerateRequest(
+        request.request_id,
+        request.prefix,
+        tenant=request.tenant,
+        priority=request.priority,
+        timeout_seconds=request.timeout_seconds,
+        adapters=request.adapters,
+        prefill_only=True,
+    )
 
 
 def _room(backend: Backend) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from samovar.errors import ContextOverflow, InvalidRequest, InvalidToken
@@ -30,12 +31,13 @@ class Prompts:
             tokens = self._backend.tokenize(prompt, add_special=not request.continues)
         else:
             tokens = list(prompt)
-            self._check(tokens)
+            self.check(tokens)
         if not tokens and not request.continues:
             raise InvalidRequest("this vocabulary has no token for the prompt; give other text")
         return tokens
 
-    def _check(self, tokens: list[int]) -> None:
+    def check(self, tokens: Sequence[int]) -> None:
+        """Raise InvalidToken unless every id is in the vocabulary."""
         size = self._backend.vocabulary_size
         if any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
             raise InvalidToken("token ids are whole numbers")

@@ -17,6 +17,7 @@ from samovar.types import (
     Timings,
     TokenLogprobs,
     Usage,
+    Verified,
 )
 
 SEEDS = 2**64
@@ -41,6 +42,8 @@ class Running:
     """Choice i draws with this plus i."""
     sequences: list[Sequence] = field(default_factory=list)
     is_cancelled: bool = False
+    candidates: tuple[int, ...] = ()
+    """What is to be verified behind the prompt; () for requests that generate."""
     _heard: dict[int, _Heard] = field(default_factory=dict)
 
     @property
@@ -107,15 +110,20 @@ class Running:
 
     def finished(self, now: float) -> Finished:
         """The terminal event, once every choice has ended."""
-        choices = []
+        choices: list[Choice] = []
         for one in self.sequences:
             assert one.ending is not None
             choices.append(Choice(one.ending.reason, self.seed_of(one.choice), one.ending.stop))
+        return Finished(self.request.request_id, tuple(choices), self._usage(now))
+
+    def verified(self, accepted: int, next_token: int, now: float) -> Verified:
+        """The terminal event of a verification."""
+        return Verified(self.request.request_id, accepted, next_token, self._usage(now))
+
+    def _usage(self, now: float) -> Usage:
         generated = sum(one.num_tokens - one.num_prompt for one in self.sequences)
-        first = self.sequences[0]
-        cached = Cached(live=first.num_live)
-        usage = Usage(self.num_prompt, generated, cached, _timings(self.sequences, now))
-        return Finished(self.request.request_id, tuple(choices), usage)
+        cached = Cached(live=self.sequences[0].num_live)
+        return Usage(self.num_prompt, generated, cached, _timings(self.sequences, now))
 
 
 def _timings(sequences: list[Sequence], now: float) -> Timings:

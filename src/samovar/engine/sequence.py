@@ -69,6 +69,8 @@ class Sequence:
     ending: Ending | None = None
     phase: Phase = field(default=Phase.WAITING)
     num_preemptions: int = 0
+    is_verified: bool = False
+    """Candidates are verified once it is computed, from the logits behind it."""
 
     @property
     def request_id(self) -> str:

@@ -54,18 +54,26 @@ class Batch:
         self.native.n_tokens = row + 1
         return row
 
-    def add(self, seq_id: int, tokens: Sequence[int], position: int, *, wants_logits: bool) -> int:
+    def add(
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        position: int,
+        *,
+        wants_logits: bool,
+        wants_each: bool = False,
+    ) -> int:
         """Add one row per token, the first at `position`; returns the index of the last.
 
-        Only the last row gets logits, and only if they are wanted. The caller has checked that
-        the rows fit.
+        The last row gets logits if they are wanted, the others only if each is to have them. The
+        caller has checked that the rows fit.
         """
         start: int = self.native.n_tokens
         end = start + len(tokens)
         self._tokens[start:end] = tokens
         np.add(self._ramp[: len(tokens)], position, out=self._positions[start:end])
         self._seq_ids[start:end] = seq_id
-        self._wants[start:end] = 0
+        self._wants[start:end] = wants_each
         self._wants[end - 1] = wants_logits
         self.native.n_tokens = end
         return end - 1

@@ -48,19 +48,22 @@ class Cells:
         logits_rows = self._fill_batch(rows)
         try:
             outcome = self._context.decode(self._context.batch)
-        except BaseException:  # a signal's, too: it may have been computed by then
+            if isinstance(outcome, Decoded):
+                self._record(rows, logits_rows, adapters)
+        except BaseException:  # a signal's, too: some or all may have been computed by then
             if self._context.handle.is_open:
                 self._take_back(rows)
             raise
-        if isinstance(outcome, Decoded):
-            for row in rows:
-                sequence = self.sequences[row.seq_id]
-                sequence.extend(list(row.tokens), adapters)
-                sequence.forget_logits()
-            self.sequences.set_rows(logits_rows)
-        elif isinstance(outcome, Aborted):
+        if isinstance(outcome, Aborted):
             return Aborted(outcome.timed_out, lost=self._take_back(rows))
         return outcome
+
+    def _record(self, rows: List[Row], logits_rows: dict[int, int], adapters: bytes) -> None:
+        for row in rows:
+            sequence = self.sequences[row.seq_id]
+            sequence.extend(list(row.tokens), adapters)
+            sequence.forget_logits()
+        self.sequences.set_rows(logits_rows)
 
     def _fill_batch(self, rows: List[Row]) -> dict[int, int]:
         """Write the rows; returns which of the batch has the logits of which sequence."""
@@ -74,13 +77,18 @@ class Cells:
             if len(tokens) == 1 and wants:
                 last = batch.add_one(seq_id, tokens[0], position)
             else:
-                last = batch.add(seq_id, tokens, position, wants_logits=wants)
+                last = batch.add(
+                    seq_id, tokens, position, wants_logits=wants, wants_each=row.wants_each
+                )
             if wants:
                 logits_rows[seq_id] = last
         return logits_rows
 
     def _take_back(self, rows: List[Row]) -> tuple[int, ...]:
-        """After an interrupted call: cut each row's sequence back, or wipe it and name it."""
+        """After an interrupted call: cut each row's cells back to what is recorded of them.
+
+        Sequences where that cannot be done are wiped; returns those that had something to lose.
+        """
         for row in rows:
             self.sequences[row.seq_id].row = None  # the call had begun to overwrite it
         if len(rows) > 1 and (self._model.is_recurrent or self._model.is_hybrid):

@@ -98,6 +98,8 @@ class Row:
     sampler: Sampler | None = None
     wants_logits: bool = True
     """Keep the logits after the last token, so that `sample` can use them later."""
+    wants_each: bool = False
+    """Have logits after every token, for `argmaxes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,12 @@ class Backend(Protocol):
 
     def step(self, rows: Sequence[Row]) -> Stepped | NoRoom | Aborted:
         """Compute a set of rows in one batch, then sample where asked. At most one per sequence."""
+
+    def argmaxes(self, seq_id: int, tokens: Sequence[int]) -> list[int]:
+        """Compute tokens of a sequence and give the likeliest next id after each of them.
+
+        For checking guesses. Raises Overloaded when there is no room, and DecodeTimeout.
+        """
 
     def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
         """Pick from the logits that a sequence has; several samplers may look at the same ones."""

@@ -254,6 +254,16 @@ class LlamaBackend:
         sequence = self._sequences.require_logits(seq_id)
         return sampler.sample(self._cells.logits(sequence), len(sequence.tokens))
 
+    def argmaxes(self, seq_id: int, tokens: List[int]) -> list[int]:
+        """See Backend. Raises InvalidRequest for more tokens than one decode call takes."""
+        row = Row(seq_id, tokens, wants_each=True)
+        checks.check_total(self._cells.check_rows([row]), self.batch_size)
+        self._run([row])
+        last = self._sequences.require_logits(seq_id).row
+        assert last is not None
+        first = last - len(tokens) + 1
+        return [int(self._context.logits(at).argmax()) for at in range(first, last + 1)]
+
     def new_sampler(self, params: SamplingParams, tokens: List[int] = ()) -> ChainSampler:
         """See Backend. Raises GrammarRejected, InvalidRequest."""
         return ChainSampler(self.vocabulary, self._candidates, self._grammars, params, tokens)

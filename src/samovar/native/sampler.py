@@ -141,6 +141,10 @@ class ChainSampler:
             self._matcher.consume(token)
         self._remember(token)
 
+    def forced(self, limit: int) -> list[int]:  # noqa: ARG002 - no spelling is forced
+        """See Sampler."""
+        return []
+
     def restart_history(self, tokens: Sequence[int]) -> None:
         """Let the penalties and DRY look at the end of `tokens` and at nothing before."""
         if not any(chain.has_history for chain in self._chains):

@@ -223,6 +223,19 @@ class WeightlessBackend:
         assert sequence.saved is not None
         return sampler.sample(sequence.saved, len(sequence.tokens))
 
+    def argmaxes(self, seq_id: int, tokens: List[int]) -> list[int]:
+        """See Backend."""
+        found = []
+        checks.check_rows(
+            [Row(seq_id, tokens)], self._sequences, VOCABULARY_SIZE, self.context_length
+        )
+        for token in tokens:
+            self._run([Row(seq_id, [token])])
+            saved = self._sequences[seq_id].saved
+            assert saved is not None
+            found.append(int(saved.argmax()))
+        return found
+
     def new_sampler(
         self,
         params: SamplingParams,
