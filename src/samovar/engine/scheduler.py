@@ -92,6 +92,8 @@ class Scheduler:
         A sequence whose beginning is just being computed by another one waits for it. One that
         does not fit holds up those behind it, or a large one would wait for ever.
         """
+        if not len(self.waiting) or not self.seats.has_free:
+            return None
         if self._is_crowded and self.running:
             return None
         for sequence in self.waiting.in_order(now):
@@ -146,18 +148,39 @@ class Scheduler:
         Lets that one's chunk end where this one can take over.
         """
         cuts = self.seats.cuts
+        if self._is_behind(sequence):
+            return True
         for other in self.running:
             if other.adapters != sequence.adapters or other.num_remaining <= 1:
                 continue
             shared = min(common_prefix(other.tokens, sequence.tokens), sequence.num_tokens - 1)
             shared = min(shared, other.num_tokens - 1) // cuts.grid * cuts.grid
-            if shared - other.num_computed < LEAST_COPY:
+            if shared - self._takeable(other, shared) < LEAST_COPY:
                 continue
             if not cuts.is_divisible and other.must_end_at is None:
                 other.must_end_at = shared
             if cuts.is_divisible or other.must_end_at == shared:
+                sequence.behind, sequence.behind_until = other, shared
                 return True
         return False
+
+    @staticmethod
+    def _is_behind(sequence: Sequence) -> bool:
+        """Whether the one it waits for is still on its way: cheap, for it is asked every step."""
+        other = sequence.behind
+        if other is None:
+            return False
+        if other.phase is Phase.RUNNING and other.num_computed < sequence.behind_until:
+            return True
+        sequence.behind = None
+        return False
+
+    def _takeable(self, other: Sequence, shared: int) -> int:
+        """How many of the `shared` tokens another one could be copied of as it is."""
+        done = min(shared, other.num_computed)
+        if self.seats.cuts.is_divisible:
+            return done if done >= LEAST_COPY else 0
+        return shared if done == shared else 0  # now, or it went past them and never
 
     def _reclaim(self, sequence: Sequence) -> Placement | None:
         """A seat that is kept for an idle session, the longest unused first."""

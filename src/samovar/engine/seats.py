@@ -37,6 +37,11 @@ class Seat:
         return self._left
 
     @property
+    def known(self) -> list[int]:
+        """What its first `num_cells` tokens are the beginning of; not a copy."""
+        return self.holder.tokens if self.holder is not None else self._left
+
+    @property
     def num_cells(self) -> int:
         """How many cells it uses."""
         return self.holder.num_computed if self.holder is not None else len(self._left)
@@ -91,16 +96,16 @@ class Cuts:
     """Only so many tokens at a time, and only of prompts: what was computed in other pieces has
     other last bits. 1: every token will do."""
 
-    def usable(self, held: list[int], num_regular: int, tokens: list[int]) -> int:
-        """How many of `held` a sequence of `tokens` can begin with.
+    def usable(self, known: list[int], held: int, num_regular: int, tokens: list[int]) -> int:
+        """With how many of the first `held` of `known` a sequence of `tokens` can begin.
 
-        One token is left to compute, because logits come from computing. Of `held`, the first
+        One token is left to compute, because logits come from computing. Of those held, the first
         `num_regular` were computed in pieces of the grid.
         """
-        shared = min(common_prefix(held, tokens), len(tokens) - 1)
+        shared = min(common_prefix(known, tokens), held, len(tokens) - 1)
         if self.grid > 1:
             shared = min(shared, num_regular) // self.grid * self.grid
-        return shared if self.is_divisible or shared == len(held) else 0
+        return shared if self.is_divisible or shared == held else 0
 
 
 class Seats:
@@ -134,6 +139,11 @@ class Seats:
             return None
         return next((seat for seat in self.all if seat.session == name), None)
 
+    @property
+    def has_free(self) -> bool:
+        """Whether anybody could be seated at all."""
+        return any(seat.holder is None for seat in self.all)
+
     # ---- choosing -----------------------------------------------------------------------------
 
     def place(self, sequence: Sequence) -> Placement | None:
@@ -164,7 +174,7 @@ class Seats:
     def _usable(self, seat: Seat, sequence: Sequence) -> int:
         if not seat.num_cells or seat.adapters != sequence.adapters:
             return 0
-        return self.cuts.usable(seat.tokens, seat.num_regular, sequence.tokens)
+        return self.cuts.usable(seat.known, seat.num_cells, seat.num_regular, sequence.tokens)
 
     @staticmethod
     def _cheapest(seats: list[Seat], besides: Seat | None) -> Seat | None:

@@ -68,6 +68,9 @@ class Sequence:
     """A position at which a chunk has to end, because the state is taken over just there."""
     ending: Ending | None = None
     phase: Phase = field(default=Phase.WAITING)
+    behind: Sequence | None = None
+    """Another one that is computing what this one begins with, up to `behind_until`."""
+    behind_until: int = 0
     num_preemptions: int = 0
     is_verified: bool = False
     """Candidates are verified once it is computed, from the logits behind it."""
