@@ -19,6 +19,7 @@ from samovar.engine.batch import Batch, Broken
 from samovar.engine.cells import CellLedger
 from samovar.engine.latency import StepCosts
 from samovar.engine.output import Ending, Output
+from samovar.engine.packing import Packing
 from samovar.engine.placing import Placing
 from samovar.engine.prompts import Prompts
 from samovar.engine.request import Running
@@ -66,6 +67,11 @@ class Engine:
     ) -> None:
         self.backend = backend
         self.options = options or EngineOptions()
+        if self.options.is_deterministic and backend.num_sequences < 2:
+            raise InvalidRequest(
+                "a deterministic engine needs a second sequence as a neighbour; load the model with"
+                " num_sequences of 2 or more"
+            )
         self.costs = StepCosts()
         is_deterministic = self.options.is_deterministic
         self.scheduler = Scheduler(
@@ -81,6 +87,7 @@ class Engine:
         self._placing = Placing(backend, self.scheduler, self._adapters)
         self._batch = Batch(backend, self.scheduler)
         self._verifying = Verifying(backend)
+        self._packing = Packing(backend, self.scheduler, clock)
         self._order = 0
         self._events: list[Event] = []
 
@@ -235,6 +242,7 @@ class Engine:
         while (placement := self.scheduler.admit(now)) is not None:
             self._placing.carry_out(placement, now)
         self._placing.empty()
+        self._packing.pack()
 
     def _run(self, step: Step) -> None:
         self._placing.apply_adapters(step.adapters)

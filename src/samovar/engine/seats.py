@@ -47,10 +47,14 @@ class Seat:
         return self.holder.num_computed if self.holder is not None else len(self._left)
 
     @property
+    def num_prompt(self) -> int:
+        """How long the prompt was of what it holds."""
+        return self._left_prompt if self.holder is None else self.holder.num_prompt
+
+    @property
     def num_regular(self) -> int:
         """How many of its first cells belong to a prompt, but for the prompt's last one."""
-        prompt = self._left_prompt if self.holder is None else self.holder.num_prompt
-        return min(self.num_cells, max(0, prompt - 1))
+        return min(self.num_cells, max(0, self.num_prompt - 1))
 
     @property
     def is_takeable(self) -> bool:
@@ -68,6 +72,10 @@ class Seat:
         """Its idle cells are gone, and the session that they were kept for has none."""
         assert self.holder is None
         self._left, self.session = [], None
+
+    def forget(self) -> None:
+        """What it held has moved away."""
+        self._left, self._left_prompt = [], 0
 
     def fill(self, tokens: list[int], num_prompt: int, adapters: Adapters) -> None:
         """Idle cells with these tokens are here now."""
@@ -206,6 +214,16 @@ class Seats:
         """It was used just now."""
         self._uses += 1
         seat.last_used = self._uses
+
+    def move(self, source: Seat, target: Seat) -> None:
+        """The holder of one seat goes to another, which is empty; its session goes along."""
+        assert source.holder is not None
+        target.holder, source.holder = source.holder, None
+        target.session, source.session = source.session, None
+        target.adapters = source.adapters
+        target.holder.seq_id = target.seq_id
+        source.forget()
+        self.touch(target)
 
     def idle(self) -> list[Seat]:
         """Seats with cells and without a holder, the longest unused first; sessions last."""
