@@ -316,7 +316,7 @@ def test_no_damaged_adapter_ends_the_process(models: Models, tmp_path: Path) -> 
         [
             *(sys.executable, "-W", "ignore", "-c", FUZZ),
             *(path, models.adapter(path), tmp_path / "damaged.gguf"),
-            str(scaled(150, 5000)),
+            str(scaled(150, 1000)),
         ],
         cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "HOME": str(tmp_path)},

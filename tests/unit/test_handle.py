@@ -178,7 +178,7 @@ def test_the_end_of_the_interpreter_frees_dependants_first(order: str) -> None:
 
 
 def test_threads_that_close_at_once_free_once(freed: list[int]) -> None:
-    for pointer in range(scaled(50, 2000)):
+    for pointer in range(scaled(50, 1000)):
         parent = make(freed, -1 - pointer)
         children = [make(freed, pointer, parent) for _ in range(3)]
         run_together([handle.close for handle in [*children, *children, parent, parent]])
@@ -263,5 +263,5 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(
-    max_examples=scaled(60, 2000), stateful_step_count=25, database=None, deadline=None
+    max_examples=scaled(60, 400), stateful_step_count=25, database=None, deadline=None
 )

@@ -44,7 +44,7 @@ def parts(packed: Packed) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=scaled(200, 5000), database=None, deadline=None)
+@settings(max_examples=scaled(200, 1000), database=None, deadline=None)
 @given(packed_states)
 def test_what_was_packed_is_unpacked(packed: Packed) -> None:
     data = pack(packed)
@@ -69,7 +69,7 @@ def test_any_buffer_of_bytes_is_read() -> None:
         assert parts(found) == parts(example())
 
 
-@settings(max_examples=scaled(300, 5000), database=None, deadline=None)
+@settings(max_examples=scaled(300, 1000), database=None, deadline=None)
 @given(packed_states, st.data())
 def test_no_flipped_bit_gets_through(packed: Packed, data: st.DataObject) -> None:
     damaged = bytearray(pack(packed))
@@ -79,7 +79,7 @@ def test_no_flipped_bit_gets_through(packed: Packed, data: st.DataObject) -> Non
         unpack(bytes(damaged), packed.kind, packed.namespace)
 
 
-@settings(max_examples=scaled(100, 2000), database=None, deadline=None)
+@settings(max_examples=scaled(100, 1000), database=None, deadline=None)
 @given(packed_states, st.data())
 def test_nothing_cut_off_or_lengthened_gets_through(packed: Packed, data: st.DataObject) -> None:
     whole = pack(packed)
@@ -90,7 +90,7 @@ def test_nothing_cut_off_or_lengthened_gets_through(packed: Packed, data: st.Dat
             unpack(wrong, packed.kind, packed.namespace)
 
 
-@settings(max_examples=scaled(200, 5000), database=None, deadline=None)
+@settings(max_examples=scaled(200, 1000), database=None, deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_is_refused(noise: bytes) -> None:
     for data in (noise, b"SVKV\x01\x00" + noise):

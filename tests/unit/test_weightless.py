@@ -336,7 +336,7 @@ def test_random_operations_leave_what_the_tokens_say(
     run_state_machine_as_test(
         start,
         settings=settings(
-            max_examples=scaled(60, 3000), stateful_step_count=40, database=None, deadline=None
+            max_examples=scaled(60, 400), stateful_step_count=40, database=None, deadline=None
         ),
     )
 
@@ -350,7 +350,7 @@ def after(tokens: list[int], backend: WeightlessBackend | None = None) -> np.nda
     return logits_of(backend, 0)
 
 
-@settings(max_examples=scaled(100, 3000), database=None, deadline=None)
+@settings(max_examples=scaled(100, 1000), database=None, deadline=None)
 @given(st.lists(st.integers(0, 257), min_size=1, max_size=80), st.data())
 def test_the_next_token_depends_on_every_token_and_on_their_order(
     tokens: list[int], data: st.DataObject
@@ -364,7 +364,7 @@ def test_the_next_token_depends_on_every_token_and_on_their_order(
         assert not np.array_equal(after(tokens), after(tokens[::-1]))
 
 
-@settings(max_examples=scaled(50, 1000), database=None, deadline=None)
+@settings(max_examples=scaled(50, 400), database=None, deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=2, max_size=60), st.data())
 def test_how_a_text_is_cut_into_steps_makes_no_difference(
     tokens: list[int], data: st.DataObject
