@@ -13,7 +13,8 @@
     │   ├── Overloaded                overloaded
     │   ├── DecodeTimeout             decode_timeout
     │   ├── DeadlineExceeded          deadline_exceeded
-    │   └── SessionBusy               session_busy
+    │   ├── SessionBusy               session_busy
+    │   └── SessionReset              session_reset
     ├── ModelError                this file cannot be served here
     │   ├── LoadFailed                load_failed
     │   │   ├── MalformedGGUF             malformed_gguf
@@ -119,6 +120,12 @@ class SessionBusy(Unavailable):
     """Another request is running on the session."""
 
     code = "session_busy"
+
+
+class SessionReset(Unavailable):
+    """The session on which the request ran was reset."""
+
+    code = "session_reset"
 
 
 class ModelError(SamovarError):

@@ -35,6 +35,7 @@ from samovar.errors import (
     Overloaded,
     RequestError,
     SamovarError,
+    SessionReset,
 )
 from samovar.native.interface import Adapter, Backend, RowFailed, Sampled, StateKind
 from samovar.types import Event, Failed, GenerateRequest, VerifyRequest
@@ -120,6 +121,14 @@ class Engine:
         running = self._requests.get(request_id)
         if running is not None:
             running.is_cancelled = True
+
+    def reset_session(self, name: str) -> None:
+        """Forget a session, and fail the request that runs on it. Unknown ones are ignored."""
+        for running in list(self._requests.values()):
+            if running.request.session == name:
+                self._fail(running, SessionReset("the session was reset; send the prompt again"))
+        if name in self.sessions:
+            self.sessions.end(name)
 
     def load_adapter(self, name: str, path: str) -> None:
         """Make a LoRA file known to requests under a name.

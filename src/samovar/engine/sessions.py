@@ -35,6 +35,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._all
+
     def tokens(self, name: str) -> list[int]:
         """What a session holds: prompts, answers and end tokens. Raises SessionNotFound."""
         return list(self._known(name).tokens)
