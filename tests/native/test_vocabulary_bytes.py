@@ -6,6 +6,8 @@ import functools
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llama_cpp.llama_cpp as ll
@@ -26,7 +28,7 @@ OWN = ("own", "spm", "wpm")
 MARKUP = "<think>"
 
 hypothetical = settings(
-    max_examples=scaled(40, 3000),
+    max_examples=scaled(40, 300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -208,7 +210,7 @@ def _whole(vocabulary: Vocabulary, data: bytes, *, add: bool, parse: bool) -> li
     return ids[:count].tolist()
 
 
-@pytest.mark.parametrize("seed", range(scaled(2, 40)))
+@pytest.mark.parametrize("seed", range(scaled(2, 10)))
 def test_a_long_text_has_the_ids_that_llama_cpp_gives_it_whole(
     vocabulary: Vocabulary, seed: int
 ) -> None:
@@ -306,3 +308,30 @@ def test_tokenizing_takes_memory_in_proportion(
     # An id is 8 bytes in a list and 28 as a number; a byte of a SentencePiece text takes 50.
     per_byte = 110 if _open(path).vocabulary.kind == "spm" else 40
     assert figures["bytes"] < 64 * 2**20 + per_byte * size, figures
+
+
+# ---- from several threads ----------------------------------------------------------------------
+
+
+def test_threads_that_ask_for_pieces_at_once_get_their_own(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grammars are compiled and text is written on other threads than the one that computes."""
+    expected = _pieces(_open(_path(models, "own")).vocabulary)
+    native = ll.llama_token_to_piece
+
+    def and_let_others_run(*arguments: object) -> int:
+        length = int(native(*arguments))
+        time.sleep(0)
+        return length
+
+    monkeypatch.setattr(ll, "llama_token_to_piece", and_let_others_run)
+    for _ in range(scaled(3, 100)):
+        vocabulary = Model(_path(models, "own"), ModelOptions(vocab_only=True)).vocabulary
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(_pieces, vocabulary) for _ in range(4)]
+        assert all(pieces.result() == expected for pieces in asked)
+
+
+def _pieces(vocabulary: Vocabulary) -> list[bytes]:
+    return [vocabulary.piece(token) for token in range(200)]

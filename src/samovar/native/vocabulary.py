@@ -46,7 +46,10 @@ _UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "superbpe")
 
 
 class Vocabulary:
-    """The tokens of a model: ids from 0 to `size - 1`, each standing for a piece of bytes."""
+    """The tokens of a model: ids from 0 to `size - 1`, each standing for a piece of bytes.
+
+    It may be asked from several threads at once.
+    """
 
     def __init__(self, model: Handle, owner: object = None) -> None:
         self._model = model
@@ -57,7 +60,6 @@ class Vocabulary:
         self._pieces: dict[int, bytes] = {}
         self._pieces_special: dict[int, bytes] = {}
         self._special_patterns: dict[bool, re.Pattern[bytes]] = {}
-        self._buffer = ctypes.create_string_buffer(256)
 
     @property
     def pointer(self) -> int:
@@ -167,7 +169,7 @@ class Vocabulary:
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         self.check([token])
-        buffer = self._buffer
+        buffer = ctypes.create_string_buffer(64)  # not shared: several threads may ask at once
         length = ll.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         if length < 0:
             buffer = ctypes.create_string_buffer(-length)
