@@ -260,6 +260,12 @@ def test_open_refuses_a_context_longer_than_the_positions_that_a_model_knows(
         LlamaBackend.open(models("bert"), context=ContextOptions(context_length=1024))
 
 
+def test_open_refuses_more_cells_than_there_are_numbers_for(models: Models) -> None:
+    options = ContextOptions(context_length=2**30, num_sequences=4, check_memory=False)
+    with pytest.raises(InvalidRequest, match="fewer sequences"):
+        LlamaBackend.open(models("mamba"), context=options)
+
+
 # ---- close --------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from samovar.native.deadline import Deadline
 from samovar.native.interface import Aborted, Decoded, Row, Stepped
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import Model
+from samovar.native.sequences import Sequence
 from samovar.types import SamplingParams
 from tests.conftest import GENERATING_KINDS, ROOT, Models, scaled
 from tests.native.test_backend import (
@@ -473,7 +474,7 @@ def test_aborts_at_random_moments_leave_either_everything_or_nothing(models: Mod
         held: list[list[int]] = [[] for _ in range(4)]
         aborted = 0
         try:
-            for turn in range(scaled(150, 5000)):
+            for turn in range(scaled(150, 1000)):
                 rows = [Row(s, prompt(1 + 40 * (turn % 3 == s), turn)) for s in range(3)]
                 for s in range(3):
                     if len(held[s]) > 100:
@@ -501,7 +502,7 @@ def test_aborts_at_random_moments_leave_either_everything_or_nothing(models: Mod
 
 
 def test_closing_from_another_thread_waits_for_the_call_that_is_running(models: Models) -> None:
-    for _ in range(scaled(5, 100)):
+    for _ in range(scaled(5, 50)):
         with slow(models, "llama") as (backend, context):
             ended: list[object] = []
 
@@ -580,7 +581,73 @@ def test_a_call_that_a_signal_ends_is_taken_back(
         assert np.array_equal(logits_of(backend), logits_of(backend, 1))
 
 
+@pytest.mark.parametrize("is_armed", [False, True])
+def test_a_signal_while_a_call_is_being_armed_holds_up_nobody(
+    models: Models, monkeypatch: pytest.MonkeyPatch, *, is_armed: bool
+) -> None:
+    with opened(models()) as (backend, context):
+        put(backend, 0, prompt(65))
+        arm = Deadline.arm
+
+        def arm_and_raise(deadline: Deadline, seconds: float) -> None:
+            if is_armed:
+                arm(deadline, seconds)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Deadline, "arm", arm_and_raise)
+            with pytest.raises(KeyboardInterrupt):
+                backend.step([Row(0, [5]), Row(1, [5])])
+        assert ends(context) == [65, 0, 0, 0]
+        closing = threading.Thread(target=context.close, daemon=True)
+        closing.start()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "lfm2", "mamba"])
+def test_a_signal_while_a_call_is_being_recorded_leaves_cells_and_tokens_together(
+    models: Models, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    extend, calls = Sequence.extend, itertools.count()
+
+    def extend_once(sequence: Sequence, tokens: list[int], adapters: bytes) -> None:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        extend(sequence, tokens, adapters)
+
+    with opened(models(kind)) as (backend, context):
+        begin(backend)
+        with monkeypatch.context() as patched:
+            patched.setattr(Sequence, "extend", extend_once)
+            with pytest.raises(KeyboardInterrupt):
+                backend.step([Row(s, [5, 6]) for s in (0, 1, 3)])
+        assert [len(backend.tokens(s)) for s in range(4)] == ends(context)
+        for s in range(4):
+            backend.seq_rm(s)
+        begin(backend)
+        assert ends(context) == HELD
+
+
 # ---- calls that are in time ---------------------------------------------------------------------
+
+
+def test_only_the_proof_at_load_takes_as_long_as_it_takes(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what reads the weights from the disk."""
+    arm, allowed_for = Deadline.arm, []
+
+    def arm_and_tell(deadline: Deadline, seconds: float) -> None:
+        allowed_for.append(seconds)
+        arm(deadline, seconds)
+
+    monkeypatch.setattr(Deadline, "arm", arm_and_tell)
+    with opened(models(), decode_seconds=7) as (backend, _):
+        assert set(allowed_for) == {math.inf}
+        allowed_for.clear()
+        backend.prefill(prompt(65))
+        assert set(allowed_for) == {7}
 
 
 def test_a_deadline_of_an_earlier_call_never_hits_a_later_one(models: Models) -> None:
@@ -597,7 +664,7 @@ def test_thousands_of_calls_inside_of_their_deadlines_are_left_alone(models: Mod
     with opened(models()) as (backend, context), allowed(context, 0.5):
         start = time.monotonic()
         calls = 0
-        while calls < scaled(1500, 50_000) or time.monotonic() - start < 1.2:
+        while calls < scaled(1500, 10_000) or time.monotonic() - start < 1.2:
             if len(backend.tokens(0)) == backend.context_length:
                 backend.seq_rm(0)
             assert isinstance(backend.step([Row(0, [5 + calls % 200])]), Stepped)

@@ -22,6 +22,7 @@ from samovar.native.model import Model
 MAX_SEQUENCES = int(ll.llama_max_parallel_sequences())
 """llama.cpp's compiled limit of sequence ids in one context."""
 
+_MAX_CELLS = 2**31  # positions and cells are 32-bit; a larger product would wrap around
 MAX_THREADS = 512  # ggml's own (GGML_MAX_N_THREADS)
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _FLASH = {"auto": -1, "off": 0, "on": 1}
@@ -136,14 +137,15 @@ class Context:
 
     # ---- decoding -----------------------------------------------------------------------------
 
-    def decode(self, batch: Batch) -> Decoded | NoRoom | Aborted:
+    def decode(self, batch: Batch, seconds: float | None = None) -> Decoded | NoRoom | Aborted:
         """Run the rows of `batch`. The caller has checked every id, position and length.
 
-        NoRoom leaves everything as it was. After Aborted, rows of earlier micro-batches stay in
-        the cells: the caller truncates. Raises NativeError for llama.cpp's other refusals.
+        `seconds` is the deadline of this call; None: the usual one of the context. NoRoom leaves
+        everything as it was. After Aborted, rows of earlier micro-batches stay in the cells: the
+        caller truncates. Raises NativeError for llama.cpp's other refusals.
         """
-        self._deadline.arm(self.options.decode_seconds)
         try:
+            self._deadline.arm(self.options.decode_seconds if seconds is None else seconds)
             pointer = self.handle.pointer
             # Rows that were computed in another order than that of the batch are put right when
             # they are first looked at. A call that finds no room forgets that, so look now.
@@ -294,6 +296,12 @@ def _resolve(model: Model, options: ContextOptions) -> ContextOptions:
     if positions is not None and length > positions:  # llama.cpp would abort at the next one
         raise InvalidRequest(
             f"this model knows {positions} positions; a context of {length} is too long for it"
+        )
+    lanes = 1 if options.layout == "pool" else options.num_sequences
+    if length * lanes >= _MAX_CELLS:
+        raise InvalidRequest(
+            f"{lanes} sequences of {length} tokens are more cells than llama.cpp can number; ask"
+            " for a shorter context (--ctx-size) or fewer sequences"
         )
     batch = max(min(options.batch_size, length), options.num_sequences)
     return replace(

@@ -14,6 +14,7 @@ import math
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import llama_cpp.llama_cpp as ll
 
@@ -26,15 +27,18 @@ _AGAIN_SECONDS = 0.01  # a call that was just being armed has forgotten that it 
 class Deadline:
     """The abort flag of one context, and the moment at which it sets itself.
 
-    `arm`, run the decode call, `disarm`. `abort` may be called from any thread; it interrupts the
-    call that is running and is forgotten when the next one is armed. `stop` is for whoever frees
-    the context, which may be another thread at the end of the process.
+    `arm`, run the decode call, `disarm`, in one `try`: disarming what was never armed is allowed.
+    `abort` may be called from any thread; it interrupts the call that is running and is forgotten
+    when the next one is armed. `stop` is for whoever frees the context, which may be another thread
+    at the end of the process.
     """
 
     def __init__(self) -> None:
         self._flag = ctypes.create_string_buffer(2)
         self._at = math.inf
-        self._running = threading.Lock()  # held while a call runs
+        # Held while a call runs. Reentrant: a signal may end `arm` or `disarm` half way, and then
+        # the thread that is left with the lock is the one that arms or frees next.
+        self._running = threading.RLock()
         self.is_overdue = False
         """Whether the last armed call was interrupted by its deadline."""
         _watch.add(self)
@@ -61,9 +65,12 @@ class Deadline:
 
     def disarm(self) -> None:
         """The call is over."""
-        with _watch.lock:
-            self._at = math.inf
-        self._running.release()
+        try:
+            with _watch.lock:
+                self._at = math.inf
+        finally:
+            with suppress(RuntimeError):  # a signal came before the lock was taken
+                self._running.release()
 
     def abort(self) -> None:
         """Interrupt the running call at its next graph node."""

@@ -7,6 +7,7 @@ fails the proof is treated as indivisible, and what fails that as having no stat
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 
@@ -105,6 +106,7 @@ def _decode(context: Context, tokens: list[int], position: int) -> np.ndarray:
     batch = context.batch
     batch.clear()
     row = batch.add(0, tokens, position, wants_logits=True)
-    if not isinstance(context.decode(batch), Decoded):
+    # No deadline: the first call after loading may have to read all weights from a slow disk.
+    if not isinstance(context.decode(batch, math.inf), Decoded):
         raise NativeError("a decode call of a few tokens did not succeed")
     return context.logits(row).copy()
