@@ -125,16 +125,14 @@ class Codec:
 
     def _read(self, seq_id: int, flags: int = 0) -> np.ndarray:
         size = self._context.state_size(seq_id, flags)
-        if len(self._out) < size:
-            self._out = np.empty(size, np.uint8)
+        self._out = _at_least(self._out, size)
         written = self._context.read_state(seq_id, self._out[:size], flags)
         if not size or written != size:
             raise NativeError(f"llama.cpp wrote {written} of {size} bytes of a sequence's state")
         return self._out[:size]
 
     def _reserve_in(self, size: int) -> np.ndarray:
-        if len(self._in) < size:
-            self._in = np.empty(size, np.uint8)
+        self._in = _at_least(self._in, size)
         return self._in[:size]
 
     def _hand_over(self, seq_id: int, blob: np.ndarray, cells: int) -> None:
@@ -152,6 +150,11 @@ class Codec:
             raise StateRejected(
                 f"a saved state of {cells} tokens has parts that end elsewhere; it was dropped"
             )
+
+
+def _at_least(buffer: np.ndarray, size: int) -> np.ndarray:
+    """The buffer, or one that will do for some time: sequences grow by a token."""
+    return buffer if len(buffer) >= size else np.empty(size + size // 8, np.uint8)
 
 
 def _order(positions: np.ndarray) -> np.ndarray | None:

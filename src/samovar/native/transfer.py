@@ -59,13 +59,16 @@ class Transfer:
     def copy(self, source: int, target: int) -> None:
         """Make `target` what `source` is. The pool shares cells; lanes copy them, used ones only.
 
-        Raises InvalidRequest for an empty source, and for one that is the target.
+        Raises InvalidRequest for an empty source, and for one that is the target. Lanes go through
+        the codec: OperationUnsupported where no state is proved to restore.
         """
         origin, copy = self._cells.sequences[source], self._cells.sequences[target]
         if source == target:
             raise InvalidRequest("source and target are the same sequence")
         if not origin.tokens:
             raise InvalidRequest(f"sequence {source} is empty; there is nothing to copy")
+        if not self._is_pool:
+            self._require_codec()
         logits = self._cells.logits(origin).copy() if origin.has_logits else None
         self._cells.remove(target)
         if self._is_pool:
