@@ -13,6 +13,7 @@ from samovar.errors import (
     ContextOverflow,
     InvalidRequest,
     InvalidToken,
+    NativeError,
     OperationUnsupported,
 )
 from samovar.gguf import Header
@@ -255,3 +256,21 @@ def test_a_context_made_later_has_the_adapters_of_now(models: Models) -> None:
         assert np.array_equal(backend.embed(prompt(20)), plain)
         put(backend, 0, prompt(20))
         assert len(forced(backend, 0, [5])) == 2
+
+
+def test_a_context_that_took_no_adapters_is_not_used(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedding(models()) as backend:
+        backend.apply_adapters([(backend.load_adapter(models.adapter(models())), 1.0)])
+
+        def refuse(_context: Context, _adapters: object) -> None:
+            raise NativeError("no adapters today")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Context, "set_adapters", refuse)
+            with pytest.raises(NativeError):
+                backend.embed(prompt(20))
+        adapted = backend.embed(prompt(20))
+        backend.apply_adapters([])
+        assert not np.array_equal(backend.embed(prompt(20)), adapted)

@@ -33,7 +33,8 @@ class LoraAdapter:
             raise AdapterRejected(f"llama.cpp refused {self.path.name}: {library.explain(lines)}")
         self.handle = Handle(pointer, ll.llama_adapter_lora_free, "adapter", parent=model.handle)
         self.handle.watch(self)
-        self.fingerprint = hashlib.sha256(self.path.read_bytes()).digest()
+        with self.path.open("rb") as file:
+            self.fingerprint = hashlib.file_digest(file, "sha256").digest()
         """SHA-256 of the file."""
 
     def close(self) -> None:

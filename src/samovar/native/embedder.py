@@ -86,8 +86,9 @@ class Embedder:
             pooling=pooling,
             embeddings=True,
         )
-        made = self._contexts[pooling] = Context(self._model, options)
+        made = Context(self._model, options)
         made.set_adapters(self._adapters)
+        self._contexts[pooling] = made
         return made
 
     def _run(self, context: Context, tokens: Sequence[int]) -> np.ndarray:
