@@ -16,6 +16,7 @@ from modelmaker.kinds.lfm2 import lfm2_plan
 from modelmaker.kinds.llama import llama_plan
 from modelmaker.kinds.mamba import mamba_plan
 from modelmaker.kinds.qwen2 import qwen2_plan
+from modelmaker.kinds.qwen3 import qwen3_plan
 from modelmaker.plan import Order, Plan
 from modelmaker.quantization import chunks, quantization_named, stored_type
 from modelmaker.shape import TINY, Shape, shape_named
@@ -25,6 +26,7 @@ from modelmaker.vocabularies import vocabulary_for
 KINDS: dict[str, Callable[[Order], Plan]] = {
     "llama": llama_plan,
     "qwen2": qwen2_plan,
+    "qwen3": qwen3_plan,
     "gemma2": gemma2_plan,
     "lfm2": lfm2_plan,
     "mamba": mamba_plan,
@@ -36,8 +38,12 @@ POOLINGS = {
     "mean": PoolingType.MEAN,
     "cls": PoolingType.CLS,
     "last": PoolingType.LAST,
+    "rank": PoolingType.RANK,
 }
-"""How a model that gives embeddings makes one vector of those of all tokens."""
+"""How a model that gives embeddings makes one vector, or one score, of those of all tokens."""
+
+RANKING = ("bert", "qwen3")
+"""The kinds that can have a head for scores."""
 
 NEVER = 0.05
 """A gain of special tokens with which they are never the likeliest."""
@@ -62,7 +68,7 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
 ) -> Path:
     """Write a model with random weights; the same arguments give the same bytes.
 
-    kind: llama, qwen2, gemma2, lfm2, mamba or bert.
+    kind: llama, qwen2, qwen3, gemma2, lfm2, mamba or bert.
     quant: F32, F16, Q8_0 or Q4_0 for the matrices; by default F16 for the tiny shape and Q8_0 for
         the others, whose quantised blocks are themselves random instead of being rounded numbers.
     vocab: "bpe", "spm" or "wpm" for a vocabulary made here, or the path of a GGUF file to copy it
@@ -70,7 +76,8 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
     shape: tiny, or for llama also small, 1b or 1b-128k.
     chat_template: "chatml" or the text of a template; by default none, or the copied vocabulary's.
     pooling: mean, cls, last or none to write it into the file; by default mean for bert, and
-        nothing for the rest, for which the user of llama.cpp chooses.
+        nothing for the rest, for which the user of llama.cpp chooses. rank makes a reranker of
+        bert or qwen3: it gets a head that scores a query and a document.
     special_gain: strength of end-of-text and other special tokens in the output, see
         Vocabulary.row_gain; with 1.5 texts end after some 50 tokens, with 2 after some 10.
     raw_bytes: whether greedy text may hold bytes that are no printable UTF-8 by themselves.
@@ -85,6 +92,7 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
         vocabulary_size=words.size,
         row_gain=words.row_gain(special_gain, raw_bytes=raw_bytes),
         seed=seed,
+        ranks=_ranks(kind, pooling),
     )
     plan = KINDS[kind](order)
     metadata = general(name or f"{kind} {shape} of noise", file_type)
@@ -111,6 +119,12 @@ def _usual_vocabulary(kind: str) -> str:
 
 def _usual_context(kind: str, shape: Shape) -> int:
     return _BERT_CONTEXT if kind == "bert" else shape.context_length
+
+
+def _ranks(kind: str, pooling: str | None) -> bool:
+    if pooling == "rank" and kind not in RANKING:
+        raise ValueError(f"no {kind} model ranks, only {' and '.join(RANKING)} do")
+    return pooling == "rank"
 
 
 def _usual_pooling(kind: str) -> str | None:

@@ -21,6 +21,8 @@ class Order:
     row_gain: Floats
     """One factor for each token's row of the embedding or output matrix."""
     seed: int
+    ranks: bool = False
+    """Whether the model is to have a head that scores a pair of texts."""
 
 
 @dataclass(frozen=True)

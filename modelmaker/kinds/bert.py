@@ -1,4 +1,4 @@
-"""bert: an encoder that sees the whole text at once and gives embeddings, not tokens."""
+"""bert: an encoder that sees the whole text at once and gives embeddings or a rank, not tokens."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def bert_plan(order: Order) -> Plan:
     tensors = _embeddings(order)
     for layer in range(shape.layers):
         tensors += _block(f"blk.{layer}", shape, order.seed)
+    if order.ranks:
+        tensors += _head(shape.width, order.seed)
     metadata = {
         "context_length": count(order.context_length),
         "embedding_length": count(shape.width),
@@ -51,6 +53,14 @@ def _block(block: str, shape: Shape, seed: int) -> list[Tensor]:
         *_biased(f"{block}.ffn_up", inner, width, 1.0, seed),
         *_biased(f"{block}.ffn_down", width, inner, 1.5, seed),
         *_norm(f"{block}.layer_output_norm", width, seed),
+    ]
+
+
+def _head(width: int, seed: int) -> list[Tensor]:
+    """What makes one score of the first token's state: a layer with tanh, and a projection."""
+    return [
+        *_biased("cls", width, width, 0.5, seed),
+        *_biased("cls.output", 1, width, 5.0, seed),
     ]
 
 

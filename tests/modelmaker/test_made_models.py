@@ -12,6 +12,7 @@ import pytest
 
 from modelmaker import KINDS, QUANTIZATIONS, build_model
 from modelmaker.gguf_head import read_head
+from modelmaker.model import RANKING
 
 pytestmark = pytest.mark.native
 
@@ -70,6 +71,7 @@ def test_the_kinds_have_the_memory_they_stand_for(made: Made, load: Load) -> Non
     assert found == {
         "llama": (False, False, 0),
         "qwen2": (False, False, 0),
+        "qwen3": (False, False, 0),
         "gemma2": (False, False, 64),
         "lfm2": (False, True, 0),
         "mamba": (True, False, 0),
@@ -95,6 +97,22 @@ def test_generating_kinds_pool_when_asked(
     with load(made(kind), embeddings=True, pooling_type=pooling_type) as model:
         vectors = [model.embedding(prompt) for prompt in PROMPTS]
         assert vectors[0] @ vectors[1] < 0.95
+
+
+@pytest.mark.parametrize("quant", QUANTIZATIONS)
+@pytest.mark.parametrize("kind", RANKING)
+def test_a_reranker_has_a_head_that_llama_cpp_knows(
+    made: Made, load: Load, kind: str, quant: str
+) -> None:
+    path = made(kind, quant=quant, pooling="rank")
+    with load(path, embeddings=True, pooling_type=4) as model:
+        assert model.native.llama_model_n_cls_out(model.model) == (2 if kind == "qwen3" else 1)
+    assert read_head(path).metadata[f"{kind}.pooling_type"].value == 4
+
+
+def test_a_kind_without_a_head_cannot_rank(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bert and qwen3"):
+        build_model(tmp_path / "no.gguf", "llama", pooling="rank")
 
 
 def test_pooling_is_written_where_asked(made: Made) -> None:
