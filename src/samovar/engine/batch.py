@@ -14,7 +14,7 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 
 from samovar.engine.scheduler import Scheduler
-from samovar.engine.sequence import Sequence
+from samovar.engine.sequence import Phase, Sequence
 from samovar.engine.step import Step, StepRow
 from samovar.errors import DecodeTimeout, SamovarError
 from samovar.native.interface import (
@@ -59,6 +59,11 @@ class Batch:
 
     def compute(self, step: Step) -> Outcome:
         """Compute a step, or as much of it as can be."""
+        # Taken apart, a step may cost a sequence its cells before its own row comes.
+        here = tuple(row for row in step.rows if row.sequence.phase is Phase.RUNNING)
+        return self._compute(replace(step, rows=here)) if here else Outcome()
+
+    def _compute(self, step: Step) -> Outcome:
         rows = [self._row(row) for row in step.rows]
         bridges = self._bridges(step)
         try:
@@ -127,8 +132,10 @@ class Batch:
         ids = {row.sequence.seq_id for row in step.rows}
         present = sorted(seq_id for seq_id in ids if seq_id is not None)
         gaps = [i for i in range(present[0], present[-1]) if i not in ids]
-        if self._scheduler.limits.is_deterministic and len(present) == 1 and step.num_tokens == 1:
-            gaps = [self._neighbour(present[0])]
+        if self._scheduler.limits.is_deterministic and step.num_tokens == len(present):
+            gaps = gaps if len(present) > 1 else [self._neighbour(present[0])]
+            for seq_id in gaps:
+                self._make_bridgeable(seq_id)
         elif len(gaps) >= len(present):
             return []  # more rows for nothing than rows that are joined by them
         if step.num_tokens + len(gaps) > self._backend.batch_size or not gaps:
@@ -141,12 +148,14 @@ class Batch:
 
     def _neighbour(self, seq_id: int) -> int:
         """Any lane beside it: a row in company is computed otherwise than a row alone."""
-        other = seq_id + 1 if seq_id + 1 < self._backend.num_sequences else seq_id - 1
-        seat = self._scheduler.seats[other]
+        return seq_id + 1 if seq_id + 1 < self._backend.num_sequences else seq_id - 1
+
+    def _make_bridgeable(self, seq_id: int) -> None:
+        """Give up an idle lane that is full to the last cell: there is no room for a bridge."""
+        seat = self._scheduler.seats[seq_id]
         if seat.num_cells >= self._scheduler.limits.context_length and seat.holder is None:
             self._scheduler.seats.empty(seat)
-            self._backend.seq_rm(other)
-        return other
+            self._backend.seq_rm(seq_id)
 
     def _remove(self, bridges: List[Row]) -> None:
         for row in bridges:

@@ -357,10 +357,12 @@ class Engine:
         del self._requests[running.request.request_id]
         self.sessions.release(running.request)
 
-    def close(self) -> None:
+    def close(self) -> list[Event]:
         """Fail what is not finished and free the samplers; the backend stays its owner's."""
         for running in list(self._requests.values()):
             self._fail(running, Overloaded("the engine was stopped; try again"))
+        events, self._events = self._events, []
+        return events
 
 
 def failure(request_id: str, error: SamovarError, retry_after: float | None) -> Failed:

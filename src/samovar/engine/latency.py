@@ -57,7 +57,7 @@ class StepCosts:
         if self.prefill_seconds is None:
             return min(FIRST_CHUNK, largest)
         left = _MARGIN * self.gap(decode_rows) - self.decode(decode_rows)
-        return max(LEAST_CHUNK, min(largest, int(left / self.prefill_seconds)))
+        return min(largest, max(LEAST_CHUNK, int(left / self.prefill_seconds)))
 
     def seconds_of(self, prefill: int, decode: int, rows: int) -> float:
         """About how long so much work takes, decoded in steps of `rows`: for estimates only."""

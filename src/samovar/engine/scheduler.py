@@ -299,8 +299,7 @@ class Scheduler:
                 one.must_end_at = None
             weight = GENERATED_WEIGHT if row.count == 1 else 1.0
             self.tenants.charge(one.request.tenant, weight * row.count)
-        if step.num_tokens > len(step.rows):
-            self._largest_chunk = min(self.limits.batch_size, 2 * self._largest_chunk)
+        self._largest_chunk = min(self.limits.batch_size, 2 * self._largest_chunk)
 
     def shrink(self, step: Step) -> bool:
         """The step was too large or too slow: the next one will be smaller. False: it cannot be."""
