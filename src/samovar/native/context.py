@@ -112,7 +112,7 @@ class Context:
         self.model = model
         self.options = options = _resolve(model, options or ContextOptions())
         if options.check_memory:
-            memory.check_context(model.header, options)
+            memory.check_context(model.header, options, model.mapped_bytes)
         self._deadline = Deadline()
         self.handle = _create(model, options, self._deadline)
         self.handle.watch(self)

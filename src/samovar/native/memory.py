@@ -7,9 +7,11 @@ of which the logits are the largest part.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
 from samovar import gguf
 from samovar.errors import OutOfMemory
@@ -18,58 +20,82 @@ if TYPE_CHECKING:
     from samovar.native.context import ContextOptions
 
 _GIB = 2**30
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _LEAST_CONTEXT = 4096
 _ACTIVATION_FLOATS = 16  # rows of the width of the model that one token of a micro-batch keeps live
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had now without swapping: the kernel's figure, within the cgroup's limit.
+class _Names(NamedTuple):
+    """Where a cgroup says what it may use and uses."""
+
+    limit: str
+    used: str
+    files: tuple[str, str]
+
+
+_V2 = _Names("memory.max", "memory.current", ("active_file", "inactive_file"))
+_V1 = _Names(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
+)
+
+
+def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
+    """Memory that can be had now without swapping: the kernel's figure, within the cgroup's limits.
 
     None where the system does not say.
     """
-    figures = [figure for figure in (_meminfo(), _cgroup()) if figure is not None]
-    return min(figures, default=None)
+    return min([*_meminfo(proc), *_cgroup_rooms(proc, cgroups)], default=None)
 
 
-def _meminfo() -> int | None:
+def _meminfo(proc: Path) -> Iterator[int]:
+    with suppress(OSError):
+        for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+
+
+def _cgroup_rooms(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Room under each memory limit that holds for this process, its parents' too."""
     try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if not controllers:
+            root, names = cgroups, _V2
+        elif "memory" in controllers.split(","):
+            root, names = cgroups / "memory", _V1
+        else:
+            continue
+        own = PurePosixPath(place.lstrip("/"))
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError, KeyError):  # no such folder, or no limit there
+                yield _room(root / folder, names)
 
 
-def _cgroup() -> int | None:
-    """Room under this process's own memory limit (cgroup v2), page cache counted as room."""
-    try:
-        place = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().split("::")[-1]
-        folder = Path("/sys/fs/cgroup") / place.lstrip("/")
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        if limit == "max":
-            return None
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-        stat = dict(
-            line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines()
-        )
-        return int(limit) - used + int(stat.get("file", 0))
-    except (OSError, ValueError):
-        return None
+def _room(folder: Path, names: _Names) -> int:
+    """What is left under one limit. Of the page cache, files can be given back, tmpfs cannot."""
+    limit = int((folder / names.limit).read_text(encoding="ascii"))
+    used = int((folder / names.used).read_text(encoding="ascii"))
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+    return max(0, limit - used + sum(int(stat[name]) for name in names.files))
 
 
 def check_weights(header: gguf.Header) -> None:
     """Raise OutOfMemory when the weights alone cannot fit."""
-    _require(gguf.weights_bytes(header), "its weights", "use a smaller model or quantisation")
+    _require(gguf.weights_bytes(header), "its weights need", "use a smaller model or quantisation")
 
 
-def check_context(header: gguf.Header, options: ContextOptions) -> None:
-    """Raise OutOfMemory when the cells and buffers of a context cannot fit."""
-    need = context_bytes(header, options)
+def check_context(header: gguf.Header, options: ContextOptions, mapped_bytes: int = 0) -> None:
+    """Raise OutOfMemory when the cells and buffers of a context cannot fit.
+
+    `mapped_bytes` of weights are needed beside it, though the kernel counts them as free.
+    """
+    what = f"a context of {options.context_length} tokens x {options.num_sequences} sequences"
     _require(
-        need,
-        f"a context of {options.context_length} tokens x {options.num_sequences} sequences",
+        context_bytes(header, options) + mapped_bytes,
+        f"{what} beside the weights needs" if mapped_bytes else f"{what} needs",
         "ask for a smaller context (--ctx-size) or fewer sequences",
     )
 
@@ -103,6 +129,6 @@ def _require(need: int, what: str, advice: str) -> None:
     available = available_bytes()
     if available is not None and need > available:
         raise OutOfMemory(
-            f"not enough memory: {what} need{'s' if what.startswith('a ') else ''}"
-            f" {need / _GIB:.1f} GiB and {available / _GIB:.1f} GiB are free; {advice}"
+            f"not enough memory: {what} {need / _GIB:.1f} GiB and {available / _GIB:.1f} GiB are"
+            f" free; {advice}"
         )

@@ -65,17 +65,29 @@ class Model:
         self.options = options or ModelOptions()
         self.header = gguf.read_header(self.path)
         vocab_only = self.options.vocab_only
+        is_checked = self.options.check_memory and not (vocab_only or self.options.without_weights)
         (gguf.check_vocabulary if vocab_only else gguf.check)(self.header)
-        if self.options.check_memory and not vocab_only and not self.options.without_weights:
+        if is_checked:
             memory.check_weights(self.header)
         library.start()
+        free = memory.available_bytes() if is_checked else None
         self.handle = _load(self.path, self.options)
+        self.mapped_bytes = 0 if free is None else self._mapped_bytes(free)
+        """Weights that live in the page cache: the kernel counts what they take as free."""
         self.handle.watch(self)
         self.vocabulary = Vocabulary(self.handle, owner=self)
 
     def close(self) -> None:
         """Free the weights, now or when the last context and adapter are closed. Idempotent."""
         self.handle.close()
+
+    def _mapped_bytes(self, free_before: int) -> int:
+        """The weights, less what loading them took for good: llama.cpp may have repacked some."""
+        on_gpu = self.options.gpu_layers != 0 and library.describe().supports_gpu
+        if not self.options.use_mmap or self.options.use_mlock or on_gpu:
+            return 0
+        taken = free_before - (memory.available_bytes() or 0)
+        return max(0, gguf.weights_bytes(self.header) - max(0, taken))
 
     @property
     def description(self) -> str:
