@@ -269,6 +269,8 @@ class Engine:
 
     def _break(self, broken: Broken) -> None:
         """A sequence that cannot be computed: out of room, or a failure of its own."""
+        if broken.sequence.phase is not Phase.RUNNING:
+            return  # a sibling choice took it along, or it lost its cells and tries again
         running = self._requests[broken.sequence.request_id]
         if broken.error is None:
             self._end(running, broken.sequence, Ending("length"), self._now())
@@ -277,8 +279,8 @@ class Engine:
 
     def _take(self, sequence: Sequence, result: Sampled | RowFailed | None, now: float) -> None:
         """What a sequence got out of the step."""
-        if sequence.phase is not Phase.RUNNING:
-            return  # a sibling choice took it along
+        if sequence.phase is Phase.FINISHED:
+            return  # a sibling choice took it along; who lost its cells since still has its token
         running = self._requests[sequence.request_id]
         if isinstance(result, RowFailed):
             self._fail(running, result.error)

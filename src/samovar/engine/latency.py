@@ -50,13 +50,18 @@ class StepCosts:
         """The longest that one of so many decoding sequences shall wait for its next token."""
         return max(LEAST_GAP_SECONDS, DECODE_STEPS * self.decode(rows))
 
-    def prefill_budget(self, decode_rows: int, largest: int) -> int:
-        """How many tokens of prefill fit beside `decode_rows`, at most `largest`."""
-        if not decode_rows:
+    def prefill_budget(self, promised: int, largest: int, rows: int, turns: int = 1) -> int:
+        """How many tokens of prefill fit into a step beside `rows` others, at most `largest`.
+
+        `promised` sequences wait for their next token, and get it in one of `turns` steps.
+        """
+        if not promised:
             return largest
         if self.prefill_seconds is None:
             return min(FIRST_CHUNK, largest)
-        left = _MARGIN * self.gap(decode_rows) - self.decode(decode_rows)
+        left = _MARGIN * self.gap(promised) / turns - self.decode(rows)
+        if left >= largest * self.prefill_seconds:  # also where steps take no time at all
+            return largest
         return min(largest, max(LEAST_CHUNK, int(left / self.prefill_seconds)))
 
     def seconds_of(self, prefill: int, decode: int, rows: int) -> float:

@@ -21,7 +21,7 @@ from samovar.engine.seats import LEAST_COPY, Placement, Seat, Seats
 from samovar.engine.sequence import Adapters, Phase, Sequence, common_prefix
 from samovar.engine.step import Step, StepRow
 
-FEW_TOKENS = 16  # as cheap as one, and what a grammar forces is rarely longer
+FEW_TOKENS = 16  # not worth a chunk of their own, and what a grammar forces is rarely longer
 _SPARE_CELLS = 16  # per running sequence: who is admitted into the last cell is preempted at once
 
 
@@ -48,10 +48,9 @@ class Scheduler:
         self.tenants = Tenants()
         self.waiting = WaitingLine(self.tenants)
         self._largest_chunk = limits.batch_size
-        self._last_adapters: Adapters = ()
+        self._turn = 0
         self._is_crowded = False
         """Somebody was preempted, and nobody has left since: a newcomer would be the next."""
-        self._prompts_are_next = True  # deterministic: prompts and decoding take turns
 
     # ---- coming and going ---------------------------------------------------------------------
 
@@ -134,6 +133,7 @@ class Scheduler:
         sequence = placement.sequence
         self.waiting.remove(sequence)
         sequence.admit(placement.seq_id, num_computed, now)
+        sequence.turn = self._turn
         ledger, target, source = self.seats.ledger, placement.seq_id, placement.source
         if ledger is not None:
             if source is not None and source != target:
@@ -196,57 +196,69 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """What to compute next. Empty when nothing is to be done."""
-        adapters = self._next_adapters()
-        group = [s for s in self.running if s.adapters == adapters and s.num_remaining]
+        groups: dict[tuple[Adapters, bool], list[Sequence]] = {}
+        for one in self.running:
+            if one.num_remaining:
+                groups.setdefault(self._group(one), []).append(one)
+        if not groups:
+            return Step()
+        # Whose last turn is the longest ago; who has just come has not waited yet.
+        group = min(groups.values(), key=lambda members: min(one.turn for one in members))
+        self._turn += 1
+        for one in group:
+            one.turn = self._turn
         few = [one for one in group if self._is_decoding(one)]
-        rows = self._decode_rows(few)
         prompts = [one for one in group if not self._is_decoding(one)]
-        if self.limits.is_deterministic:
-            # Never in one call: llama.cpp would cut a prompt's chunk in two beside other rows, and
-            # every other cut gives other last bits. They take turns.
-            if prompts and (not rows or self._prompts_are_next):
-                rows = []
-            else:
-                prompts = []
-            self._prompts_are_next = not self._prompts_are_next
-        rows += self._prefill_rows(prompts, rows)
+        budget = self._budget(len(few), len(groups))
+        rows = self._decode_rows(few, budget // 2 if prompts else budget, len(prompts))
+        rows += self._prefill_rows(prompts, rows, budget)
         rows.sort(key=lambda row: row.sequence.seq_id or 0)
-        self._last_adapters = adapters
-        return Step(tuple(rows), adapters, is_prefill_only=bool(rows) and len(prompts) == len(rows))
+        is_prefill_only = bool(rows) and len(prompts) == len(rows)
+        return Step(tuple(rows), group[0].adapters, is_prefill_only)
 
-    def _next_adapters(self) -> Adapters:
-        """The set of the sequences that have work, another one than last time if there are more."""
-        found = list(dict.fromkeys(s.adapters for s in self.running if s.num_remaining))
-        if not found:
-            return self._last_adapters
-        if self._last_adapters not in found:
-            return found[0]
-        return found[(found.index(self._last_adapters) + 1) % len(found)]
+    def _group(self, sequence: Sequence) -> tuple[Adapters, bool]:
+        """Those who may share a decode call: of one set of adapters.
+
+        In deterministic mode prompts and single tokens never do: llama.cpp would cut a prompt's
+        chunk in two beside other rows, and every other cut gives other last bits.
+        """
+        return sequence.adapters, self.limits.is_deterministic and self._is_decoding(sequence)
+
+    def _budget(self, rows: int, turns: int) -> int:
+        """Tokens for the next step besides one each for `rows`, when so many groups take turns."""
+        promised = sum(
+            one.clock.first_token is not None for one in self.running if one.num_remaining
+        )
+        return self.costs.prefill_budget(promised, self._largest_chunk, rows, turns)
 
     def _is_decoding(self, sequence: Sequence) -> bool:
         if self.limits.is_deterministic:
             return sequence.num_computed >= sequence.num_prompt - 1
         return sequence.num_remaining <= FEW_TOKENS
 
-    def _decode_rows(self, sequences: list[Sequence]) -> list[StepRow]:
+    def _decode_rows(
+        self, sequences: list[Sequence], budget: int, num_prompts: int
+    ) -> list[StepRow]:
         """All that are a few tokens behind: every one at least one token, whatever is forced."""
-        left = self.limits.batch_size - len(sequences)
+        left = max(0, min(budget, self.limits.batch_size - len(sequences) - num_prompts))
+        most = 1 if self.limits.is_deterministic else self._largest_chunk
         rows = []
         for one in sequences:
-            most = 1 if self.limits.is_deterministic else one.num_remaining
             extra = min(self._until_cut(one, most) - 1, left)
             left -= extra
             rows.append(StepRow(one, 1 + extra))
         return rows
 
-    def _prefill_rows(self, prompts: list[Sequence], decoding: list[StepRow]) -> list[StepRow]:
+    def _prefill_rows(
+        self, prompts: list[Sequence], decoding: list[StepRow], budget: int
+    ) -> list[StepRow]:
         if not prompts:
             return []
         if self.limits.is_deterministic:
             first = min(prompts, key=lambda one: one.order)
             return [StepRow(first, self._to_grid(first, self.limits.batch_size))]
-        room = self.limits.batch_size - sum(row.count for row in decoding)
-        budget = min(self.costs.prefill_budget(len(decoding), self._largest_chunk), room)
+        taken = sum(row.count for row in decoding)
+        budget = min(budget - (taken - len(decoding)), self.limits.batch_size - taken)
         if not decoding and len(prompts) == 1:
             return [StepRow(prompts[0], self._to_grid(prompts[0], budget))]
         return self._shared_out(prompts, budget)
@@ -302,8 +314,11 @@ class Scheduler:
         self._largest_chunk = min(self.limits.batch_size, 2 * self._largest_chunk)
 
     def shrink(self, step: Step) -> bool:
-        """The step was too large or too slow: the next one will be smaller. False: it cannot be."""
-        largest = max((row.count for row in step.rows), default=0)
+        """The step was too large or too slow: the next one will be smaller. False: it cannot be.
+
+        In deterministic mode it stays as it is, and is tried so many times as halving it would.
+        """
+        largest = min(self._largest_chunk, max((row.count for row in step.rows), default=0))
         if largest <= 1:
             return False
         self._largest_chunk = max(1, largest // 2)

@@ -72,6 +72,8 @@ class Sequence:
     """Another one that is computing what this one begins with, up to `behind_until`."""
     behind_until: int = 0
     num_preemptions: int = 0
+    turn: int = 0
+    """When those whose decode calls it shares last had theirs, or it joined them."""
     is_verified: bool = False
     """Candidates are verified once it is computed, from the logits behind it."""
 
