@@ -3,238 +3,179 @@
 llama.cpp has a grammar sampler of its own. It is not used: it needs 9 to 127 ms for a mask where
 llguidance needs under 0.1, hangs on `"a"{5,2}`, overflows the stack on deep nesting, and aborts
 the process when it is shown a token that it does not allow. llguidance answers hostile input
-with an error text, within the limits below. What its GBNF converter cannot read (`<token>`
-literals, `("a"*)*`) is refused.
+with an error text, within the limits below.
 
-A token matches by its bytes, markup like `<think>` included; control tokens never match. No
-spelling is forced: a token is allowed where its bytes are, whether or not the tokenizer would
-have put it there.
+Compiling takes milliseconds as a rule, and seconds at worst. It happens on threads of its own, so
+that whoever waits can stop waiting, and any thread may have it done ahead:
+
+    compile() on any thread ──> Compiled, kept ──start()──> a Matcher per sequence, in microseconds
 """
 
 from __future__ import annotations
 
-import re
+import threading
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import llguidance
-import numpy as np
-from llguidance.gbnf_to_lark import gbnf_to_lark
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from samovar.errors import GrammarRejected, InvalidToken, OperationUnsupported
+from samovar.errors import GrammarRejected, Overloaded
+from samovar.native import pieces
+from samovar.native.lark import Lark, to_lark
+from samovar.native.matcher import Matcher
+from samovar.native.refusal import refusal, warning
 from samovar.native.vocabulary import Vocabulary
+from samovar.types import Grammar
 
-MAX_GRAMMAR_BYTES = 256 * 1024
-"""Larger grammars take seconds to convert; real ones are a few kilobytes."""
-MAX_NESTING = 128
-"""Open brackets at once. The converter recurses, and a stack that is used up cannot be caught."""
-MAX_DEPTH = 1000
-"""Rules, and the brackets nested in each, all added up. They may nest in each other, and llguidance
-recurses without looking: 2,200 fit a stack of 8 MiB, 4,400 do not."""
-MAX_WORK = 2**25
-"""Rules times bytes: the converter may go over the whole text once per rule."""
-_CACHED = 16  # compiled grammars kept per model; a client that sends a grammar sends it again
-# Its time grows with the square of the items in a row of the parser: with the 2,000 it allows by
-# itself, an ambiguous grammar takes over a second per token, with these 0.03 s.
-_LIMITS = llguidance.LLParserLimits(max_items_in_row=500, verbose_errors=False)
-_OPTIONS = '%llguidance {"no_forcing": true}'
-_REASON = 200  # characters of an error text that are passed on
+COMPILE_SECONDS = 20.0
+"""How long a caller waits. What llguidance's limits let through takes at most some seconds."""
+STACK_BYTES = 64 * 2**20
+"""Of a compiling thread; only what is used is taken from memory. The usual stack of a thread, 2 to
+8 MiB, would be overrun by 500 definitions that refer to each other."""
+_THREADS = 2
+_MAX_WAITING = 32  # grammars that wait to be compiled; a client is told to come back
+_KEPT = 16  # compiled grammars; a client that sends a grammar sends it again
+_KEPT_CHARACTERS = 4 * 2**20  # of their sources together: what they compile to grows with it
+# Of 0.2 kB, for all sequences of a grammar together. A text of at most 20,000 characters needs
+# 23 per token of a vocabulary of 128,000.
+_MAX_LEXER_STATES = 500_000
+# Every spelling is allowed, see matcher.py. At the end, where it moves no line of a client's.
+_OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 
 
-class Matcher:
-    """How far one sequence has come in a grammar.
+class Compiled:
+    """A grammar that sequences can follow. Any thread may use it."""
 
-    Everything raises GrammarRejected once the grammar turns out to lead nowhere, or to be too much
-    work for llguidance's limits. It would otherwise pass for one that has ended.
-    """
+    def __init__(
+        self, prototype: llguidance.LLMatcher, vocabulary: Vocabulary, warnings: tuple[str, ...]
+    ) -> None:
+        self.warnings = warnings
+        """What in it is not followed to the letter, in one line each."""
+        self.is_used_up = False
+        """Its states have all been used: no sequence can go on in it, and none should start."""
+        self._prototype = prototype
+        self._vocabulary = vocabulary
+        self._lock = threading.Lock()  # llguidance refuses to be used by two threads at once
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
-        self._matcher = matcher
-        self._size = vocabulary.size
-        self._ends = vocabulary.eog_tokens
-        self._bits = allocate_token_bitmask(1, vocabulary.size)
+    def start(self) -> Matcher:
+        """A matcher at the start of the grammar."""
+        with self._lock:
+            copy = self._prototype.deep_copy()
+        return Matcher(copy, self._vocabulary, self._use_up)
 
-    def allows(self, token: int) -> bool:
-        """Whether `token` may come next. A few microseconds, whatever the vocabulary."""
-        if self._matcher.is_stopped():  # validate_tokens then refuses the ends as well
-            self._require_sound()
-            return token in self._ends
-        if not 0 <= token < self._size:
-            return False
-        if self._matcher.validate_tokens([token]) == 1:
-            return True
-        self._require_sound()
-        return False
+    def _use_up(self) -> None:
+        self.is_used_up = True
 
-    def mask(self) -> np.ndarray:
-        """Which tokens may come next: bool, one per token of the vocabulary."""
-        fill_next_token_bitmask(self._matcher, self._bits, 0)
-        self._require_sound()  # in error, the mask would be that of a grammar that has ended
-        octets = self._bits.view(np.uint8).reshape(-1)
-        return np.unpackbits(octets, count=self._size, bitorder="little").view(np.bool_)
-
-    def consume(self, token: int) -> None:
-        """Go on by one token. Raises InvalidToken, and stays where it was, if it is not allowed.
-
-        Asking first matters: a refused token would leave llguidance in an error it never leaves.
-        """
-        if not self.allows(token):
-            raise InvalidToken(f"the grammar does not allow token {token} here")
-        if not self._matcher.consume_token(token):
-            self._require_sound()
-            raise InvalidToken(f"the grammar does not allow token {token} here")
-
-    def _require_sound(self) -> None:
-        if self._matcher.is_error():
-            reason = _first_line(self._matcher.get_error() or "it matches no text at all")
+    def require_exact(self) -> None:
+        """Raise GrammarRejected, which names it, if something in it is not followed."""
+        if self.warnings:
             raise GrammarRejected(
-                f"the grammar cannot be followed further: {reason}; simplify it, and give long"
-                " lists of literals a rule of their own"
+                f"the grammar cannot be followed to the letter: {'; '.join(self.warnings)}"
             )
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary and keeps the last few."""
+    """Compiles grammars for one vocabulary and keeps the last few. Any thread may use it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: llguidance.LLTokenizer | None = None
-        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._tokenizer_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[Grammar, Future[Compiled | GrammarRejected]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
 
-    def start(self, gbnf: str) -> Matcher:
-        """A matcher at the start of the grammar. Raises GrammarRejected for what cannot be used."""
-        compiled = self._compiled.get(gbnf)
-        if compiled is None:
-            compiled = self._compiled[gbnf] = self._compile(gbnf)
-            if len(self._compiled) > _CACHED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(gbnf)
-        return Matcher(compiled.deep_copy(), self._vocabulary)
+    def start(self, grammar: str | Grammar) -> Matcher:
+        """A matcher at the start of a grammar. Raises what `compile` raises."""
+        return self.compile(grammar).start()
 
-    def _compile(self, gbnf: str) -> llguidance.LLMatcher:
-        _check(gbnf)
-        grammar = llguidance.LLMatcher.grammar_from_lark(_to_lark(gbnf))
-        matcher = llguidance.LLMatcher(self._tokens(), grammar, log_level=0, limits=_LIMITS)
+    def compile(self, grammar: str | Grammar, timeout_seconds: float = COMPILE_SECONDS) -> Compiled:
+        """Have a grammar (plain text: GBNF) compiled, unless it is already there.
+
+        Raises GrammarRejected for what cannot be used or takes longer than `timeout_seconds`,
+        Overloaded if too many are waiting, and OperationUnsupported if nothing could ever end.
+        The first call for a vocabulary takes up to 2 s more.
+        """
+        if isinstance(grammar, str):
+            grammar = Grammar("gbnf", grammar)
+        self._require_tokenizer()
+        job = self._job(grammar)
+        try:
+            outcome = job.result(timeout_seconds)
+        except TimeoutError:
+            raise GrammarRejected(
+                f"the grammar took more than {timeout_seconds:g} s to compile, which is too much"
+                " work; simplify it"
+            ) from None
+        if isinstance(outcome, GrammarRejected):
+            raise GrammarRejected(str(outcome))  # the one that is kept would grow a traceback
+        return outcome
+
+    def _job(self, grammar: Grammar) -> Future[Compiled | GrammarRejected]:
+        with self._lock:
+            job = self._jobs.get(grammar)
+            if job is None or _is_useless(job):
+                waiting = sum(not kept.done() for kept in self._jobs.values())
+                if waiting >= _MAX_WAITING:
+                    raise Overloaded("too many grammars are being compiled; try again")
+                job = self._jobs[grammar] = self._submit(grammar)
+            self._jobs.move_to_end(grammar)
+            self._forget_old()
+            return job
+
+    def _submit(self, grammar: Grammar) -> Future[Compiled | GrammarRejected]:
+        usual = threading.stack_size(STACK_BYTES)  # for the thread that this may start
+        try:
+            return self._pool.submit(self._outcome, grammar)
+        finally:
+            threading.stack_size(usual)
+
+    def _forget_old(self) -> None:
+        size = sum(len(grammar.source) for grammar in self._jobs)
+        done = [grammar for grammar, job in self._jobs.items() if job.done()]
+        for grammar in done:
+            if len(self._jobs) <= _KEPT and size <= _KEPT_CHARACTERS:
+                return
+            size -= len(grammar.source)
+            del self._jobs[grammar]
+
+    def _outcome(self, grammar: Grammar) -> Compiled | GrammarRejected:
+        """On a compiling thread. A refusal is a result: it is kept, and given again."""
+        try:
+            return self._compile(grammar)
+        except GrammarRejected as error:
+            return error
+
+    def _compile(self, grammar: Grammar) -> Compiled:
+        lark = to_lark(grammar)
+        matcher, warnings = self._matcher(lark.strict, lark), lark.notes
+        if matcher.is_error() and lark.lenient is not None:
+            matcher = self._matcher(lark.lenient, lark)
         if matcher.is_error():
-            reason = _first_line(matcher.get_error())
-            raise GrammarRejected(f"the grammar does not compile: {reason}")
+            raise refusal(grammar.kind, matcher.get_error())
+        warnings += tuple(map(warning, dict.fromkeys(matcher.get_grammar_warnings())))
         Matcher(matcher.deep_copy(), self._vocabulary).mask()  # refuses what leads nowhere
-        return matcher
+        return Compiled(matcher, self._vocabulary, warnings)
 
-    def _tokens(self) -> llguidance.LLTokenizer:
-        """The vocabulary as llguidance wants it: made once, up to 2 s by its size."""
-        if self._tokenizer is None:
-            ends = list(self._vocabulary.eog_tokens)
-            if not ends:
-                raise OperationUnsupported(
-                    "this vocabulary has no end-of-generation token, so a grammar could never end"
-                )
-            pieces = llguidance.TokenizerWrapper(_Pieces(self._vocabulary))
-            self._tokenizer = llguidance.LLTokenizer(pieces, eos_token=ends)
-        return self._tokenizer
-
-
-class _Pieces:
-    """A vocabulary in the shape that llguidance.TokenizerWrapper asks for."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self.eos_token_id = vocabulary.eog_tokens[0]
-        self.bos_token_id = vocabulary.bos
-        # Without a text of their own: control and unknown tokens. 0xFF never begins a text.
-        texts = ((token, vocabulary.piece(token)) for token in range(vocabulary.size))
-        self.tokens = [
-            piece or b"\xff" + vocabulary.piece(token, special=True) for token, piece in texts
-        ]
-        self.special_token_ids = [
-            token for token, piece in enumerate(self.tokens) if piece.startswith(b"\xff<")
-        ]
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return self._vocabulary.tokenize(text, add_special=False)
-
-
-# ---- GBNF ---------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(
-    r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#[^\r\n]*|::=|[\w-]+|[()]', re.DOTALL
-)
-"""A literal, a character class, a comment, what follows the name of a rule, a name, a bracket."""
-_START = "the-start-of-this-grammar"  # for `start`, which is what the converter names the root
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
-
-
-def _check(gbnf: str) -> None:
-    """Refuse what would cost too much before anything recursive sees it."""
-    size = len(gbnf.encode("utf-8", "surrogatepass"))
-    if not gbnf.strip():
-        raise GrammarRejected("the grammar is empty; give GBNF text with a rule named root")
-    if size > MAX_GRAMMAR_BYTES:
-        raise GrammarRejected(
-            f"the grammar has {size} bytes, more than {MAX_GRAMMAR_BYTES}; make it smaller"
+    def _matcher(self, text: str, lark: Lark) -> llguidance.LLMatcher:
+        limits = llguidance.LLParserLimits(
+            max_items_in_row=lark.max_row, max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False
         )
-    if "\x00" in gbnf:
-        raise GrammarRejected("the grammar holds a NUL character; remove it")
-    rules, nested, deepest = _shape(gbnf)
-    if deepest > MAX_NESTING:
-        raise GrammarRejected(
-            f"the grammar nests brackets {deepest} deep, more than {MAX_NESTING}; name inner rules"
-        )
-    if rules + nested > MAX_DEPTH or rules * size > MAX_WORK:
-        raise GrammarRejected(
-            f"the grammar has {rules} rules with {nested} brackets nested in them in {size} bytes,"
-            " which is too much to compile safely; use fewer rules"
-        )
+        grammar = llguidance.LLMatcher.grammar_from_lark(text + _OPTIONS)
+        return llguidance.LLMatcher(self._require_tokenizer(), grammar, log_level=0, limits=limits)
+
+    def _require_tokenizer(self) -> llguidance.LLTokenizer:
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = pieces.tokenizer(self._vocabulary)
+            return self._tokenizer
 
 
-def _shape(gbnf: str) -> tuple[int, int, int]:
-    """How many rules; the deepest nesting of round brackets in each, added up; and the deepest."""
-    rules = nested = deepest = depth = own = 0
-    for token in _TOKEN.finditer(gbnf):
-        match token[0]:
-            case "(":
-                depth += 1
-                own = max(own, depth)
-            case ")":
-                depth = max(0, depth - 1)
-            case "::=":
-                rules, nested, deepest = rules + 1, nested + own, max(deepest, own)
-                own = depth = 0
-    return rules, nested + own, max(deepest, own)
-
-
-def _to_lark(gbnf: str) -> str:
-    try:
-        lark: str = gbnf_to_lark(_TOKEN.sub(_readable, gbnf))
-        lark.encode()
-    except GrammarRejected:
-        raise
-    except Exception as error:
-        reason = _first_line(str(error).replace(_START, "start"))
-        raise GrammarRejected(f"the grammar is not valid GBNF: {reason}") from error
-    return _OPTIONS + lark.removeprefix("%llguidance {}")
-
-
-def _readable(token: re.Match[str]) -> str:
-    """The same, in words that the converter reads rightly."""
-    text = token[0]
-    if text.startswith("#"):
-        return ""
-    if text.startswith(('"', "[")):
-        return _ESCAPE.sub(_character, text)
-    return _START if text == "start" else text
-
-
-def _character(escape: re.Match[str]) -> str:
-    digits = escape[1] or escape[2]
-    if digits is None:
-        return escape[0]
-    code = int(digits, 16)
-    if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-        raise GrammarRejected(f"the grammar escapes U+{code:04X}, which is no character")
-    return f"\\x{code:02X}" if code < 0x80 else chr(code)
-
-
-def _first_line(text: str) -> str:
-    line = text.partition("\n")[0]
-    return line if len(line) <= _REASON else line[:_REASON] + "..."
+def _is_useless(job: Future[Compiled | GrammarRejected]) -> bool:
+    """Whether what it gave cannot be used any more, or was a fault of ours."""
+    if not job.done():
+        return False
+    if job.cancelled() or job.exception() is not None:
+        return True
+    outcome = job.result()
+    return isinstance(outcome, Compiled) and outcome.is_used_up

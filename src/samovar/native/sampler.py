@@ -9,7 +9,8 @@ that is interrupted goes on as if it had not been. XTC draws from Philox too. Mi
 hidden state and draws from llama.cpp's own generator: repeatable from the start, not resumable.
 
 A grammar is checked after the pick and its mask computed only when the pick is not allowed: with
-no truncating stage the distribution is the same as masking first, and nearly so with one.
+no truncating stage the distribution is the same as masking first, and nearly so with one. Where it
+leaves only one text to go on with, the tokens of that are known without any pick (`forced`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy as np
 
 from samovar.errors import InvalidRequest, NativeError
 from samovar.native import philox
-from samovar.native.grammar import Grammars, Matcher
+from samovar.native.grammar import Grammars
 from samovar.native.handle import Handle
 from samovar.native.interface import Sampled
+from samovar.native.matcher import Matcher
 from samovar.native.vocabulary import Vocabulary
 from samovar.types import SamplingParams
 
@@ -82,7 +84,9 @@ class ChainSampler:
     """Picks tokens for one sequence with llama.cpp's stages and a Philox draw.
 
     `sample` changes nothing; `accept` tells it what became part of the sequence. The history that
-    penalties and DRY look at begins with the tokens given here, prompt included. Raises
+    penalties and DRY look at begins with the tokens given here, prompt included; the grammar and
+    `min_tokens` look at accepted ones only. Until that many were accepted no end of generation is
+    picked, unless the grammar is complete and can only end: then ending wins. Raises
     GrammarRejected and InvalidRequest.
     """
 
@@ -98,9 +102,13 @@ class ChainSampler:
         self.seed = secrets.randbits(64) if params.seed is None else params.seed
         self._vocabulary = vocabulary
         self._candidates = candidates
+        self._num_accepted = 0
         self._matcher: Matcher | None = None
+        self.warnings: tuple[str, ...] = ()
+        """What in the grammar is not followed to the letter."""
         if params.grammar is not None:
-            self._matcher = grammars.start(params.grammar)
+            compiled = grammars.compile(params.grammar)
+            self._matcher, self.warnings = compiled.start(), compiled.warnings
         self._chains = [
             Chain(vocabulary, stages) for stages in _stages(vocabulary, params, self.seed)
         ]
@@ -122,9 +130,9 @@ class ChainSampler:
         """
         if not -np.inf < logits.max() < np.inf:  # the greatest of numbers and a NaN is the NaN
             raise NativeError("the model produced logits that are no numbers")
-        token = self._pick(logits, position, philox.PICK)
+        token = self._pick(self._without_ends(logits), position, philox.PICK)
         if self._matcher is not None and (token is None or not self._matcher.allows(token)):
-            masked = np.where(self._matcher.mask(), logits, np.float32(-np.inf))
+            masked = np.where(self._allowed(self._matcher), logits, np.float32(-np.inf))
             token = self._pick(masked, position, philox.PICK_MASKED)
         if token is None:
             raise InvalidRequest(
@@ -139,11 +147,20 @@ class ChainSampler:
         """The token is now part of the sequence. Raises InvalidToken if the grammar forbids it."""
         if self._matcher is not None:
             self._matcher.consume(token)
+        self._num_accepted += 1
         self._remember(token)
 
-    def forced(self, limit: int) -> list[int]:  # noqa: ARG002 - no spelling is forced
-        """See Sampler."""
-        return []
+    def forced(self, limit: int) -> list[int]:
+        """See Sampler. Empty where every token is to be scored, and from a token on that is banned.
+
+        Never an end of generation.
+        """
+        if self._matcher is None or self.params.logprobs is not None:
+            return []
+        tokens = self._matcher.forced(limit)
+        bias = self.params.logit_bias
+        banned = (at for at, token in enumerate(tokens) if bias.get(token) == -np.inf)
+        return tokens[: next(banned, len(tokens))]
 
     def restart_history(self, tokens: Sequence[int]) -> None:
         """Let the penalties and DRY look at the end of `tokens` and at nothing before."""
@@ -164,6 +181,27 @@ class ChainSampler:
     def _remember(self, token: int) -> None:
         for chain in self._chains:
             chain.accept(token)
+
+    @property
+    def _bars_ends(self) -> bool:
+        """Whether it is too early for an end of generation."""
+        return self._num_accepted < self.params.min_tokens
+
+    def _without_ends(self, logits: np.ndarray) -> np.ndarray:
+        if not self._bars_ends:
+            return logits
+        barred = logits.copy()
+        barred[list(self._vocabulary.eog_tokens)] = -np.inf
+        return barred
+
+    def _allowed(self, matcher: Matcher) -> np.ndarray:
+        """What the grammar allows; without the ends while they are barred and there is more."""
+        mask = matcher.mask()
+        if self._bars_ends:
+            longer = mask.copy()
+            longer[list(self._vocabulary.eog_tokens)] = False
+            return longer if longer.any() else mask
+        return mask
 
     def _pick(self, logits: np.ndarray, position: int, word: int) -> int | None:
         if self._is_argmax:
@@ -187,7 +225,7 @@ class ChainSampler:
         bias, cutting, shaping = self._chains
         candidates.fill(logits)
         bias.apply(candidates)
-        if self._forbids or word == philox.PICK_MASKED:
+        if self._forbids or self._bars_ends or word == philox.PICK_MASKED:
             candidates.drop_impossible()
             if not candidates.native.size:  # llama.cpp's stages assert that there is something
                 return

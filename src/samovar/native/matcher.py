@@ -1,0 +1,95 @@
+"""How far one sequence has come in a grammar, and what may come next.
+
+A token matches by its bytes, markup like `<think>` included; control tokens match only where the
+grammar names them. Every spelling of a text is allowed, whether or not the tokenizer would have
+chosen it; what `forced` tells is spelt as the tokenizer spells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llguidance
+import numpy as np
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from samovar.errors import GrammarRejected, InvalidToken
+from samovar.native.vocabulary import Vocabulary
+
+
+class Matcher:
+    """One sequence in a grammar. One thread uses it at a time.
+
+    Everything but `forced` raises GrammarRejected once the grammar turns out to lead nowhere, or
+    to be too much work for llguidance's limits. It would otherwise pass for one that has ended.
+    `use_up` is called when the states that all matchers of a grammar share have run out.
+    """
+
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        vocabulary: Vocabulary,
+        use_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._matcher = matcher
+        self._use_up = use_up
+        self._size = vocabulary.size
+        self._ends = vocabulary.eog_tokens
+        self._bits = allocate_token_bitmask(1, vocabulary.size)
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next. A few microseconds, whatever the vocabulary."""
+        if self._matcher.is_stopped():  # validate_tokens then refuses the ends as well
+            self._require_sound()
+            return token in self._ends
+        if not 0 <= token < self._size:
+            return False
+        if self._matcher.validate_tokens([token]) == 1:
+            return True
+        self._require_sound()
+        return False
+
+    def mask(self) -> np.ndarray:
+        """Which tokens may come next: bool, one per token of the vocabulary."""
+        fill_next_token_bitmask(self._matcher, self._bits, 0)
+        self._require_sound()  # in error, the mask would be that of a grammar that has ended
+        octets = self._bits.view(np.uint8).reshape(-1)
+        return np.unpackbits(octets, count=self._size, bitorder="little").view(np.bool_)
+
+    def forced(self, limit: int) -> list[int]:
+        """The tokens that must come next, in order, at most `limit`; changes nothing.
+
+        They are the ones that the tokenizer makes of the bytes that must come, as far as what may
+        come after those cannot change them. Empty where the text may end or go on differently.
+        Never the end of generation, and never an error: what has failed is found when it is used.
+        """
+        matcher = self._matcher
+        if limit <= 0 or not matcher.compute_ff_bytes():
+            return []
+        tokens: list[int] = matcher.compute_ff_tokens()[:limit]
+        stop = next((at for at, token in enumerate(tokens) if token in self._ends), len(tokens))
+        return tokens[: matcher.validate_tokens(tokens[:stop])]
+
+    def consume(self, token: int) -> None:
+        """Go on by one token. Raises InvalidToken, and stays where it was, if it is not allowed.
+
+        Asking first matters: a refused token would leave llguidance in an error it never leaves.
+        """
+        if not self.allows(token):
+            raise InvalidToken(f"the grammar does not allow token {token} here")
+        if not self._matcher.consume_token(token):
+            self._require_sound()
+            raise InvalidToken(f"the grammar does not allow token {token} here")
+
+    def _require_sound(self) -> None:
+        if not self._matcher.is_error():
+            return
+        reason = (self._matcher.get_error() or "").partition("\n")[0].partition(" <non-")[0]
+        if "too many states" in reason:
+            self._use_up()
+        if not reason or reason.startswith("NoExtension"):
+            reason = "it matches no text at all"
+        raise GrammarRejected(
+            f"the grammar cannot be followed further: {reason[:200]}; simplify it, and give long"
+            " lists of literals a rule of their own"
+        )
