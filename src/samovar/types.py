@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from samovar.errors import InvalidRequest
 
@@ -283,6 +284,78 @@ class VerifyRequest:
             raise InvalidRequest("there are no candidates to verify")
 
 
+MAX_INPUTS = 2048  # of one request: as many as clients of hosted models are used to
+
+EmbeddingText = str | bytes | tuple[int, ...]
+"""A text, or token ids that are taken as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts that become vectors. Raises InvalidRequest for values that make no sense."""
+
+    request_id: str
+    """Names the request in its event; unique among those that are not finished."""
+    inputs: tuple[EmbeddingText, ...]
+    """A text gets what the model expects around it (BOS and the like), and control tokens written
+    in it stay text; token ids get nothing."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How the states of all tokens become one vector; None: as the file says, else the last."""
+    normalizes: bool = True
+    """Scale every vector to length 1, so that the product of two is the cosine between them."""
+    truncates: bool = False
+    """Cut a text that is longer than the model sees at once, instead of refusing it."""
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    timeout_seconds: float | None = None
+    """From submission to the vectors; None: no limit."""
+    adapters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_texts(self.request_id, self.timeout_seconds, self.inputs)
+        if self.pooling not in (None, "mean", "cls", "last"):
+            raise InvalidRequest("pooling must be mean, cls or last")
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """Documents that are scored against a query. Raises InvalidRequest for values of no sense."""
+
+    request_id: str
+    query: EmbeddingText
+    documents: tuple[EmbeddingText, ...]
+    truncates: bool = False
+    """Cut a document that does not fit beside the query, instead of refusing it."""
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    timeout_seconds: float | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_texts(self.request_id, self.timeout_seconds, self.documents)
+        _check_text(self.query)
+
+
+def _check_texts(
+    request_id: str, timeout_seconds: float | None, texts: tuple[EmbeddingText, ...]
+) -> None:
+    if not request_id:
+        raise InvalidRequest("the request needs an id")
+    if timeout_seconds is not None and not timeout_seconds > 0:
+        raise InvalidRequest("timeout_seconds must be positive")
+    if not isinstance(texts, tuple) or not 1 <= len(texts) <= MAX_INPUTS:
+        raise InvalidRequest(f"a request holds 1 to {MAX_INPUTS} texts; send several")
+    for text in texts:
+        _check_text(text)
+
+
+def _check_text(text: EmbeddingText) -> None:
+    if not isinstance(text, (str, bytes, tuple)):
+        raise InvalidRequest("a text is a string, bytes or a tuple of token ids")
+    if not text:
+        raise InvalidRequest("a text is empty; give some text or tokens")
+
+
 # ---- events -------------------------------------------------------------------------------------
 
 
@@ -392,6 +465,24 @@ class Verified(msgspec.Struct, frozen=True, tag=True):
     usage: Usage
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True, eq=False):
+    """The end of an EmbedRequest. Nothing follows."""
+
+    request_id: str
+    vectors: np.ndarray
+    """float32, of (number of inputs, width): row i is the vector of input i."""
+    usage: Usage
+
+
+class Ranked(msgspec.Struct, frozen=True, tag=True):
+    """The end of a RankRequest. Nothing follows."""
+
+    request_id: str
+    scores: tuple[float, ...]
+    """Score i is that of document i, higher is better; the scale is the model's own."""
+    usage: Usage
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The end of a request that could not be served. Nothing follows."""
 
@@ -403,4 +494,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """When to try again, as far as that can be estimated."""
 
 
-Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Verified | Failed
+Event = (
+    TextDelta | ReasoningDelta | ToolCallDelta | Finished | Verified | Embedded | Ranked | Failed
+)

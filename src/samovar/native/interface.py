@@ -143,6 +143,72 @@ class Adapter(Protocol):
         """Tells it from every other adapter."""
 
 
+# ---- vectors and scores -------------------------------------------------------------------------
+
+RANK = "rank"
+"""The pooling that gives a score: the model's own head over the state of one token."""
+
+Text = str | bytes | Sequence[int]
+"""A text, or the ids of one."""
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """Tokens that become one vector or one score, and how far that has come."""
+
+    tokens: Sequence[int]
+    num_computed: int = 0
+    vector: np.ndarray | None = None
+    """float32, of the width of the model's embeddings or of length 1; None: not finished."""
+    partial: np.ndarray | None = None
+    """What the computed tokens came to: for whoever computes the rest."""
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens that are not computed."""
+        return len(self.tokens) - self.num_computed
+
+
+class Embedder(Protocol):
+    """Makes vectors and scores of passages, one decode call at a time.
+
+    Its cells are its own: nothing of it shows in what the sequences of the backend say.
+    """
+
+    batch_size: int
+    """Most tokens of one call, unless a passage that cannot be cut is longer."""
+    longest: int
+    """Tokens of the longest passage."""
+
+    def pooling_of(self, pooling: str | None) -> str:
+        """The pooling that is meant: None is the file's own, else `last`.
+
+        Raises InvalidRequest for one that makes no vector, and OperationUnsupported where the file
+        wants scores, which are no vectors.
+        """
+
+    def pair(self, query: Text, document: Text) -> list[int]:
+        """The ids of a query and a document as the model wants to see them, to be scored.
+
+        Raises OperationUnsupported unless the model has a head for scores.
+        """
+
+    def prepare(self, pooling: str, length: int) -> None:
+        """Take the memory that passages of such a length need, so that `advance` need not.
+
+        Raises OutOfMemory and ContextOverflow.
+        """
+
+    def advance(self, passages: Sequence[Passage], pooling: str, limit: int) -> int:
+        """Compute about `limit` tokens of passages that are not finished, the first ones first.
+
+        Where the model reads forwards only, the first of them may be computed in part, and is
+        gone on with as long as it stays the first; elsewhere it is computed whole, however long.
+        Returns how many tokens were computed. Raises DecodeTimeout; nothing is finished then, and
+        parts are computed again.
+        """
+
+
 # ---- the contract -------------------------------------------------------------------------------
 
 
@@ -162,6 +228,7 @@ class Backend(Protocol):
     """Cells that all sequences share; None: each has `context_length` of its own (lanes), or the
     length of a sequence costs no cells (recurrent models)."""
     vocabulary_size: int
+    embedder: Embedder
 
     def close(self) -> None:
         """Free everything. Idempotent, never raises."""
@@ -201,6 +268,21 @@ class Backend(Protocol):
 
     def embed(self, tokens: Sequence[int], *, pooling: str | None = None) -> np.ndarray:
         """One vector for the tokens: float32, `embedding_width` long. Leaves no trace."""
+
+    def embed_many(
+        self, texts: Sequence[Sequence[int]], *, pooling: str | None = None
+    ) -> np.ndarray:
+        """One vector for each text: float32, (number of texts, width), in their order.
+
+        As many texts as fit are computed in one call; what else is in it changes only last bits.
+        """
+
+    def rank(self, query: Text, documents: Sequence[Text]) -> np.ndarray:
+        """How well each document answers the query: one float32 each, higher is better.
+
+        What a score means is the model's own business. Raises OperationUnsupported for models
+        without a head for scores.
+        """
 
     def set_grammar(self, grammar: str | None) -> None:
         """Constrain `decode_one`. None: no effect. On failure the sampler in use stays."""

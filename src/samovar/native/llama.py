@@ -30,7 +30,7 @@ from samovar.native.adapter import LoraAdapter, digest
 from samovar.native.cells import Cells
 from samovar.native.codec import Codec
 from samovar.native.context import Context, ContextOptions
-from samovar.native.embedder import Embedder
+from samovar.native.embedder import LlamaEmbedder
 from samovar.native.grammar import Grammars
 from samovar.native.interface import (
     Aborted,
@@ -44,6 +44,7 @@ from samovar.native.interface import (
     Sampler,
     StateKind,
     Stepped,
+    Text,
 )
 from samovar.native.model import Model, ModelOptions
 from samovar.native.sampler import Candidates, ChainSampler
@@ -83,7 +84,7 @@ class LlamaBackend:
         self._transfer = Transfer(context, self._cells, codec, digest([]))
         self._candidates = Candidates(self.vocabulary.size)
         self._grammars = Grammars(self.vocabulary)
-        self._embedder = Embedder(model, context.options)
+        self.embedder = LlamaEmbedder(model, context.options)
         self._sampler: ChainSampler | None = None
         self._sampler_revision = -1  # of sequence 0, when the sampler last saw its tokens
         self._adapters: list[tuple[LoraAdapter, float]] = []
@@ -120,7 +121,7 @@ class LlamaBackend:
         """Free samplers, adapters, contexts and the model, in that order. Idempotent."""
         if self._sampler is not None:
             self._sampler.close()
-        self._embedder.close()
+        self.embedder.close()
         self._context.close()
         for adapter, _ in self._adapters:
             adapter.close()
@@ -271,6 +272,7 @@ class LlamaBackend:
     def abort(self) -> None:
         """See Backend."""
         self._context.abort()
+        self.embedder.abort()
 
     def _sample_row(self, row: Row) -> Sampled | RowFailed | None:
         if row.sampler is None:
@@ -353,7 +355,15 @@ class LlamaBackend:
 
     def embed(self, tokens: List[int], *, pooling: str | None = None) -> np.ndarray:
         """See Backend. Raises InvalidToken, ContextOverflow, InvalidRequest."""
-        return self._embedder.embed(tokens, pooling=pooling)
+        return self.embedder.embed(tokens, pooling=pooling)
+
+    def embed_many(self, texts: List[List[int]], *, pooling: str | None = None) -> np.ndarray:
+        """See Backend. Raises what `embed` does, before anything is computed."""
+        return self.embedder.embed_many(texts, pooling=pooling)
+
+    def rank(self, query: Text, documents: List[Text]) -> np.ndarray:
+        """See Backend. The pair is put together as llama-server does it (see ranking)."""
+        return self.embedder.rank(query, documents)
 
     def load_adapter(self, path: str | Path) -> LoraAdapter:
         """See Backend. Raises ModelNotFound, AdapterRejected."""
@@ -380,7 +390,7 @@ class LlamaBackend:
         applied = digest(loras)
         handles = [(lora.handle, scale) for lora, scale in loras]
         self._context.set_adapters(handles)
-        self._embedder.set_adapters(handles)
+        self.embedder.set_adapters(handles)
         if applied != self._transfer.adapters:
             self._cells.forget_logits()
         self._adapters, self._transfer.adapters = loras, applied

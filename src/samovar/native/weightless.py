@@ -24,7 +24,6 @@ from samovar.errors import (
     DecodeTimeout,
     GrammarRejected,
     InvalidRequest,
-    InvalidToken,
     NativeError,
     OperationUnsupported,
     Overloaded,
@@ -44,8 +43,10 @@ from samovar.native.interface import (
     Sampler,
     StateKind,
     Stepped,
+    Text,
 )
 from samovar.native.sequences import Sequence, Sequences
+from samovar.native.weightless_embedder import WeightlessEmbedder
 from samovar.types import SamplingParams
 
 BOS, EOS = 256, 257
@@ -127,6 +128,13 @@ class WeightlessBackend:
         self._adapters: list[tuple[Adapter, float]] = []
         self._faults: deque[NoRoom | Aborted | Exception] = deque()
         self._is_closed = False
+        self.embedder = WeightlessEmbedder(
+            context_length,
+            batch_size,
+            range(VOCABULARY_SIZE),
+            self._open_adapters,
+            self._next_fault,
+        )
 
     def fail_next(self, *outcomes: NoRoom | Aborted | Exception) -> None:
         """Let the next decode calls end like this, one each."""
@@ -469,16 +477,23 @@ class WeightlessBackend:
 
     def embed(self, tokens: List[int], *, pooling: str | None = None) -> np.ndarray:
         """See Backend: 16 numbers in [0, 1) that depend on every token."""
+        vector: np.ndarray = self.embed_many([tokens], pooling=pooling)[0]
+        return vector
+
+    def embed_many(self, texts: List[List[int]], *, pooling: str | None = None) -> np.ndarray:
+        """See Backend."""
+        return self.embedder.embed_many(texts, pooling=pooling)
+
+    def rank(self, query: Text, documents: List[Text]) -> np.ndarray:
+        """See Backend: a number in [0, 1) that depends on every token of the pair."""
+        return self.embedder.rank(query, documents)
+
+    def _open_adapters(self) -> bytes:
         self._require_open()
-        checks.check_pooling(pooling)
-        if not tokens:
-            raise InvalidToken("there is nothing to embed")
-        checks.check_tokens(tokens, VOCABULARY_SIZE)
-        if len(tokens) > self.context_length:
-            raise ContextOverflow("the text is longer than the context")
-        data = np.asarray(tokens, "<u4").tobytes() + str(pooling).encode()
-        digest = hashlib.blake2b(data, digest_size=32).digest()
-        return np.frombuffer(digest, "<u2").astype(np.float32) / np.float32(2**16)
+        return self._adapters_digest
+
+    def _next_fault(self) -> NoRoom | Aborted | Exception | None:
+        return self._faults.popleft() if self._faults else None
 
     def load_adapter(self, path: str) -> WeightlessAdapter:
         """See Backend: the path itself is the adapter."""
