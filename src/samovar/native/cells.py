@@ -12,7 +12,8 @@ from collections.abc import Sequence as List
 import numpy as np
 
 from samovar.errors import InvalidRequest, NoLogits, OperationUnsupported
-from samovar.native import checks
+from samovar.native import checks, recurrent
+from samovar.native.blob import PARTIAL
 from samovar.native.context import Context
 from samovar.native.interface import Aborted, Decoded, NoRoom, Row
 from samovar.native.sequences import Sequence, Sequences
@@ -101,8 +102,7 @@ class Cells:
     def _lose(self, seq_id: int) -> bool:
         """Empty a sequence whose cells cannot be trusted. False when there was nothing to lose."""
         held = len(self.sequences[seq_id].tokens)
-        self._context.remove(seq_id, -1)
-        self.sequences[seq_id].reset()
+        self._empty(seq_id)
         return held > 0
 
     def _truncate(self, seq_id: int, length: int) -> bool:
@@ -150,11 +150,38 @@ class Cells:
         ):
             return False
         if not start:
-            self._context.remove(seq_id, -1)
-            sequence.reset()
+            self._empty(seq_id)
             return True
         sequence.truncate(start)
         return True
+
+    def _empty(self, seq_id: int) -> None:
+        """Remove all of a sequence, and what would outlive that (see recurrent)."""
+        blank = self._blank_state(seq_id) if self._is_spoilt(seq_id) else None
+        self._context.remove(seq_id, -1)
+        self.sequences[seq_id].reset()
+        if blank is not None:
+            self._write_over_free_states(blank)
+
+    def _is_spoilt(self, seq_id: int) -> bool:
+        """Whether a recurrent state has become one of no numbers: its logits tell."""
+        sequence = self.sequences[seq_id]
+        if not sequence.has_logits or not (self._model.is_recurrent or self._model.is_hybrid):
+            return False
+        return not np.isfinite(self.logits(sequence).max())
+
+    def _blank_state(self, seq_id: int) -> np.ndarray | None:
+        blob = np.empty(self._context.state_size(seq_id, PARTIAL), np.uint8)
+        self._context.read_state(seq_id, blob, PARTIAL)
+        return recurrent.cleared(blob)
+
+    def _write_over_free_states(self, blank: np.ndarray) -> None:
+        """There is a cell per sequence, so that all free cells are theirs for a moment."""
+        free = [s for s in range(self._context.num_sequences) if not self.sequences[s].tokens]
+        for seq_id in free:
+            self._context.write_state(seq_id, blank, PARTIAL)
+        for seq_id in free:
+            self._context.remove(seq_id, -1)
 
     def _window_reaches(self, seq_id: int, length: int) -> bool:
         """Whether every cell that the token at `length` will look at is still there."""

@@ -8,16 +8,15 @@ and widths are the model's, and the cells are the positions that they must be.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from samovar.errors import StateRejected
+from samovar.native import recurrent
 from samovar.native.blob import HEADER, Layout, Section, Unparsable, parse, readings
 from samovar.native.interface import StateKind
 
-_RECURRENT = struct.Struct("<IiI")  # cells, position, sequences: see llama-memory-recurrent.cpp
 _DROPPED = "it was dropped and will be computed again"
 
 
@@ -66,7 +65,7 @@ class Shape:
             start = section.end
         if self.recurrent_bytes:
             is_whole = len(blob) - start == self.recurrent_bytes
-            if not is_whole or not _is_recurrent(blob, start, cells):
+            if not is_whole or not recurrent.begins(blob, start, cells):
                 raise StateRejected(f"a saved state is not one of {cells} tokens; {_DROPPED}")
 
 
@@ -79,15 +78,15 @@ def find_shape(whole: np.ndarray, partial: np.ndarray, cells: int) -> Shape | No
     start = len(whole) - tail
     if not np.array_equal(whole[start:], partial[len(partial) - tail :]):
         return None
-    if not tail and _is_recurrent(whole, HEADER, cells):
+    if not tail and recurrent.begins(whole, HEADER, cells):
         return Shape(recurrent_bytes=len(whole) - HEADER)
     attention = next((s for s in readings(whole, HEADER) if s.end == start), None)
     if attention is None:
         return None
-    if not tail or _is_recurrent(whole, start, cells):
+    if not tail or recurrent.begins(whole, start, cells):
         return Shape(attention.layout, recurrent_bytes=tail)
     for window in readings(whole, start):
-        if window.end == len(whole) or _is_recurrent(whole, window.end, cells):
+        if window.end == len(whole) or recurrent.begins(whole, window.end, cells):
             return Shape(attention.layout, window.layout, len(whole) - window.end)
     return None
 
@@ -106,9 +105,3 @@ def _require_positions(found: np.ndarray, start: int, end: int) -> None:
     """Each of `start` to `end - 1` once, in any order."""
     if start < 0 or not np.array_equal(np.sort(found), np.arange(start, end)):
         raise StateRejected(f"a saved state has not the positions of {end} tokens; {_DROPPED}")
-
-
-def _is_recurrent(blob: np.ndarray, start: int, cells: int) -> bool:
-    """Whether a recurrent state of one sequence that ends at `cells - 1` begins there."""
-    head = blob[start : start + _RECURRENT.size].tobytes()
-    return head == _RECURRENT.pack(1, cells - 1, 0)
