@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import llama_cpp.llama_cpp as ll
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
-from samovar.errors import OperationUnsupported, SamovarError, StateRejected
+from samovar.errors import LoadFailed, OperationUnsupported, SamovarError, StateRejected
 from samovar.gguf import Header
 from samovar.native import state
 from samovar.native.context import Context, ContextOptions
 from samovar.native.interface import NoRoom, Range, Row, StateKind, Stepped
 from samovar.native.llama import LlamaBackend
+from samovar.native.model import Model
 from tests.conftest import Models, scaled
 from tests.native.test_backend import (
     NOISE,
@@ -538,6 +542,40 @@ def test_a_pack_of_another_rotation_is_refused(
     assert names[0] == names[1] != names[2]
 
 
+def test_a_pack_is_of_the_file_that_was_loaded_not_of_the_one_that_is_there_now(
+    models: Models, tmp_path: Path
+) -> None:
+    path = Path(shutil.copyfile(models(), tmp_path / "model.gguf"))
+    with opened(path) as (backend, _):
+        Path(shutil.copyfile(models(seed=1), tmp_path / "other.gguf")).replace(path)
+        put(backend, 0, prompt(20))
+        packed = backend.kv_pack(prompt(20))
+    with opened(path) as (backend, _):
+        put(backend, 0, [5])
+        untouched(backend, lambda: backend.kv_unpack(packed))
+    with opened(models()) as (backend, _):
+        assert backend.kv_unpack(packed) == prompt(20)
+
+
+@pytest.mark.parametrize("event", ["replaced", "removed"])
+def test_a_file_that_is_not_the_same_after_loading_is_refused(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    path = Path(shutil.copyfile(models(), tmp_path / "model.gguf"))
+    load = ll.llama_model_load_from_file
+
+    def meddle(name: bytes, params: object) -> int:
+        pointer = int(load(name, params))
+        path.unlink()
+        if event == "replaced":
+            shutil.copyfile(models(seed=1), path)
+        return pointer
+
+    monkeypatch.setattr(ll, "llama_model_load_from_file", meddle)
+    with pytest.raises(LoadFailed, match="while it was loaded"):
+        Model(path)
+
+
 def test_a_pack_longer_than_the_context_is_refused(models: Models) -> None:
     with opened(models()) as (backend, _):
         put(backend, 0, prompt(300))
@@ -821,15 +859,28 @@ def test_the_proof_catches_a_library_that_takes_no_state(
     assert kind_found(models, kind) is StateKind.NONE
 
 
-def test_a_context_too_short_for_the_proof_is_not_divided(models: Models) -> None:
-    with opened(models(), batch_size=4, micro_batch_size=4) as (backend, _):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_too_short_for_the_proof_of_ranges_is_proved_whole(
+    models: Models, kind: str, layout: str
+) -> None:
+    size = {"batch_size": 4, "micro_batch_size": 4}
+    with open_kind(models, kind, layout=layout, **size) as (backend, _):
         assert backend.state_kind is StateKind.INDIVISIBLE
         put(backend, 0, prompt(20))
         expected = forced(backend, 0, [5])
-        backend.seq_rm(0, 20)
+        backend.seq_rm(0)
+        put(backend, 0, prompt(20))
         backend.kv_unpack(backend.kv_pack(prompt(20)), 2)
-        put(backend, 2, [5])
-        assert np.array_equal(logits_of(backend, 2), expected[-1])
+        assert same(forced(backend, 2, [5]), expected, kind, layout)
+
+
+def test_a_batch_too_short_for_the_proof_of_ranges_may_fail_that_of_the_whole(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "write_state", lambda *_: 0)
+    with opened(models(), batch_size=4, micro_batch_size=4) as (backend, _):
+        assert backend.state_kind is StateKind.NONE
 
 
 # ---- random operations --------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import logging
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import llama_cpp.llama_cpp as ll
@@ -72,9 +71,16 @@ class Model:
         library.start()
         free = memory.available_bytes() if is_checked else None
         self.handle = _load(self.path, self.options)
+        self.handle.watch(self)
+        self.fingerprint = _fingerprint(self.header)
+        """32 bytes that tell this file from others of the same shape.
+
+        SHA-256 over the header and 256 pages spread evenly over the weights of each part:
+        milliseconds for any size. Not a proof that every byte is the same; a full digest is. Taken
+        now, because another file may have this path later.
+        """
         self.mapped_bytes = 0 if free is None else self._mapped_bytes(free)
         """Weights that live in the page cache: the kernel counts what they take as free."""
-        self.handle.watch(self)
         self.vocabulary = Vocabulary(self.handle, owner=self)
 
     def close(self) -> None:
@@ -139,18 +145,6 @@ class Model:
         source: bytes | None = ll.llama_model_chat_template(self.handle.pointer, None)
         return source.decode("utf-8", "replace") if source else None
 
-    @cached_property
-    def fingerprint(self) -> bytes:
-        """32 bytes that tell this file from others of the same shape.
-
-        SHA-256 over the header and 256 pages spread evenly over the weights of each part:
-        milliseconds for any size. Not a proof that every byte is the same; a full digest is.
-        """
-        digest = hashlib.sha256()
-        for part in self.header.parts:
-            _sample_pages(digest, part)
-        return digest.digest()
-
 
 def _load(path: Path, options: ModelOptions) -> Handle:
     params = ll.llama_model_default_params()
@@ -197,6 +191,21 @@ def _tensor_split(shares: tuple[float, ...]) -> ctypes.Array[ctypes.c_float] | N
     array = (ctypes.c_float * int(ll.LLAMA_MAX_DEVICES))()
     array[: len(shares)] = list(shares)
     return array
+
+
+def _fingerprint(header: gguf.Header) -> bytes:
+    """Raises LoadFailed unless the files are still those that were judged, and so those loaded."""
+    digest = hashlib.sha256()
+    for part in header.parts:
+        *_, size, changed = part.identity
+        try:
+            _sample_pages(digest, part)
+            found = part.path.stat()
+        except OSError as error:
+            raise LoadFailed(f"{part.path.name} went away while it was loaded") from error
+        if (found.st_size, found.st_mtime_ns) != (size, changed):
+            raise LoadFailed(f"{part.path.name} was changed while it was loaded; load it again")
+    return digest.digest()
 
 
 def _sample_pages(digest: hashlib._Hash, part: gguf.Part) -> None:

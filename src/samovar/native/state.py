@@ -22,6 +22,9 @@ __all__ = ["Codec", "inspect", "probe"]
 
 logger = logging.getLogger(__name__)
 
+_TOKENS = (1, 2, 3, 4, 5)  # of the proof: some to export, in two ranges, and one that tells
+_TOKENS_WHOLE = (1, 2)  # where there is no room for them
+
 
 def inspect(context: Context, seq_id: int, cells: int) -> tuple[StateKind, Shape | None]:
     """What kind of state a sequence of `cells` positions has, from its blobs alone."""
@@ -40,20 +43,19 @@ def probe(context: Context) -> Codec:
 
     The proof costs two small decode calls: four tokens are computed, exported in two ranges,
     imported as one, and the next token's logits must come out as before. If they do not, or there
-    is no room for them, the model's state is treated as indivisible; if whole states fail too, as
-    none.
+    is no room for so many, the model's state is treated as indivisible; if whole states fail too,
+    as none.
     """
-    if not context.has_memory:
+    room = min(context.context_length, context.batch_size)
+    if not context.has_memory or context.context_length < len(_TOKENS_WHOLE):
         return Codec(context, StateKind.NONE)
-    tokens = [token % context.model.vocabulary.size for token in (1, 2, 3, 4, 5)]
-    is_short = min(context.context_length, context.batch_size) <= len(tokens)
-    held = tokens[:1] if is_short else tokens[:-1]
+    is_short = room < len(_TOKENS)
+    size = context.model.vocabulary.size
+    tokens = [token % size for token in (_TOKENS_WHOLE if is_short else _TOKENS)]
     try:
-        _decode(context, held, 0)
-        kind, shape = inspect(context, 0, len(held))
-        if is_short:
-            return Codec(context, StateKind.INDIVISIBLE, shape)
-        return _first_proven(context, kind, shape, tokens)
+        _decode(context, tokens[:-1], 0)
+        kind, shape = inspect(context, 0, len(tokens) - 1)
+        return _first_proven(context, StateKind.INDIVISIBLE if is_short else kind, shape, tokens)
     finally:
         context.clear()
 
