@@ -882,7 +882,7 @@ def test_apply_adapters_refuses_one_that_was_unloaded(backend: Backend, models: 
     backend.prefill([5])
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), 1e39])
 def test_apply_adapters_refuses_a_scale_that_is_no_number(
     backend: Backend, models: Models, scale: float
 ) -> None:

@@ -21,9 +21,9 @@ from modelmaker.gguf_file import count
 from modelmaker.kinds.lfm2 import lfm2_plan
 from modelmaker.model import KINDS
 from modelmaker.plan import Order, Plan
-from samovar.errors import StateRejected
+from samovar.errors import NativeError, StateRejected
 from samovar.native import packing
-from samovar.native.interface import Row, RowFailed, StateKind, Stepped
+from samovar.native.interface import Range, Row, RowFailed, StateKind, Stepped
 from samovar.native.llama import LlamaBackend
 from samovar.types import SamplingParams
 from tests.conftest import ROOT, Models, scaled
@@ -255,6 +255,24 @@ def test_a_recurrent_state_of_no_numbers_does_not_outlive_its_sequence(
             put(backend, seq_id, prompt(20, 1))
             assert same(forced(backend, seq_id, [5, 6]), expected, layout)
         assert ends(backend) == [HELD, 22, 22, 22]
+
+
+def test_cells_of_no_numbers_give_an_error_and_leave_with_their_sequence(models: Models) -> None:
+    with opened(models()) as (backend, _):
+        put(backend, 0, prompt(20))
+        expected = forced(backend, 0, [5, 6])
+        backend.seq_rm(0)
+        put(backend, 0, prompt(20))
+        (rows,) = backend.export_ranges(0, [(0, 20)])
+        no_numbers = np.full(rows.payload.nbytes // 2, np.float16("nan")).tobytes()
+        for seq_id in (0, 2):
+            spoilt = [Range(0, 20, memoryview(no_numbers))]
+            backend.import_ranges(seq_id, prompt(20), spoilt)
+            with pytest.raises(NativeError, match="no numbers"):
+                backend.argmaxes(seq_id, [5, 6])
+            backend.seq_rm(seq_id)
+            put(backend, seq_id, prompt(20))
+            assert np.array_equal(forced(backend, seq_id, [5, 6]), expected)
 
 
 def _windowed(order: Order) -> Plan:

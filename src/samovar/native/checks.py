@@ -8,6 +8,7 @@ from samovar.errors import ContextOverflow, InvalidRequest, InvalidToken
 from samovar.native.interface import Row
 from samovar.native.sequences import Sequences
 
+_MAX_FLOAT = 3.4e38  # of 32 bits; a larger one would arrive as infinite
 POOLINGS = ("mean", "cls", "last")
 
 
@@ -60,3 +61,9 @@ def check_total(total: int, limit: int) -> None:
     """Raise InvalidRequest for a step of more tokens than one batch takes."""
     if total > limit:
         raise InvalidRequest(f"{total} tokens in a step, at most {limit} fit; split it")
+
+
+def check_scale(scale: float) -> None:
+    """Raise InvalidRequest unless an adapter's scale is a number that llama.cpp's floats can be."""
+    if not abs(scale) <= _MAX_FLOAT:  # also refuses NaN
+        raise InvalidRequest("the scale of an adapter must be a finite number")

@@ -9,7 +9,6 @@ was, or empty.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from pathlib import Path
@@ -21,6 +20,7 @@ from samovar.errors import (
     AdapterRejected,
     DecodeTimeout,
     InvalidRequest,
+    NativeError,
     Overloaded,
     SamovarError,
     TemplateMissing,
@@ -263,7 +263,14 @@ class LlamaBackend:
         last = self._sequences.require_logits(seq_id).row
         assert last is not None
         first = last - len(tokens) + 1
-        return [int(self._context.logits(at).argmax()) for at in range(first, last + 1)]
+        return [self._likeliest(self._context.logits(at)) for at in range(first, last + 1)]
+
+    @staticmethod
+    def _likeliest(logits: np.ndarray) -> int:
+        token = int(logits.argmax())  # of a NaN, if there is one
+        if not np.isfinite(logits[token]):
+            raise NativeError("the model produced logits that are no numbers")
+        return token
 
     def new_sampler(self, params: SamplingParams, tokens: List[int] = ()) -> ChainSampler:
         """See Backend. Raises GrammarRejected, InvalidRequest."""
@@ -385,15 +392,15 @@ class LlamaBackend:
         loras = [(_own(adapter), float(scale)) for adapter, scale in adapters]
         if any(lora.model is not self.model for lora, _ in loras):
             raise AdapterRejected("an adapter was loaded for another model; load it for this one")
-        if not all(math.isfinite(scale) for _, scale in loras):
-            raise InvalidRequest("the scale of an adapter must be a finite number")
+        for _, scale in loras:
+            checks.check_scale(scale)
         applied = digest(loras)
         handles = [(lora.handle, scale) for lora, scale in loras]
         self._context.set_adapters(handles)
-        self.embedder.set_adapters(handles)
         if applied != self._transfer.adapters:
             self._cells.forget_logits()
         self._adapters, self._transfer.adapters = loras, applied
+        self.embedder.set_adapters(handles)
 
 
 def chunks(start: int, end: int, size: int) -> list[tuple[int, int]]:

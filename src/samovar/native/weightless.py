@@ -9,7 +9,6 @@ steps take a second, and outcomes that llama.cpp produces once a year can be ask
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 from collections import deque
 from collections.abc import Mapping
@@ -514,8 +513,7 @@ class WeightlessBackend:
         for adapter, scale in adapters:
             if isinstance(adapter, WeightlessAdapter) and not adapter.is_open:
                 raise Released("this adapter was unloaded; load it again before using it")
-            if not math.isfinite(scale):
-                raise InvalidRequest("the scale of an adapter must be a finite number")
+            checks.check_scale(scale)
         before = self._adapters_digest
         self._adapters = list(adapters)
         if self._adapters_digest != before:
