@@ -58,8 +58,6 @@ class PoolingContext:
         except BaseException:  # a signal's, too
             self._clear()
             raise
-        if taken[0].passage.vector is not None:
-            self._clear()
         return sum(portion.count for portion in taken)
 
     def _begin(self, passages: Sequence[Passage]) -> None:

@@ -104,8 +104,6 @@ class WeightlessEmbedder:
         self.calls += 1
         for portion in taken:
             _compute(portion, pooling, self._begun_under)
-        if taken[0].passage.vector is not None:
-            self._unfinished = None
         return sum(portion.count for portion in taken)
 
     def _begin(self, passages: Sequence[Passage]) -> None:
