@@ -99,6 +99,15 @@ class Engine:
         """Whether there is nothing to do until somebody submits."""
         return not self._requests and not self._events
 
+    def prepare(self, request: GenerateRequest) -> None:
+        """Do beforehand what takes long about a request; from any thread, before `submit`.
+
+        Compiles its grammar, which would otherwise hold up everyone's next step. Raises
+        GrammarRejected, Overloaded and OperationUnsupported, which `submit` would report as well.
+        """
+        if request.sampling.grammar is not None:
+            self.backend.compile_grammar(request.sampling.grammar)
+
     def submit(self, request: GenerateRequest | VerifyRequest) -> None:
         """Take a request in. What is wrong with it comes back as its Failed event.
 

@@ -114,7 +114,10 @@ class Running:
         for one in self.sequences:
             assert one.ending is not None
             choices.append(Choice(one.ending.reason, self.seed_of(one.choice), one.ending.stop))
-        return Finished(self.request.request_id, tuple(choices), self._usage(now))
+        warnings = [one.sampler.warnings for one in self.sequences if one.sampler is not None]
+        found = dict.fromkeys(text for texts in warnings for text in texts)
+        usage = self._usage(now)
+        return Finished(self.request.request_id, tuple(choices), usage, tuple(found))
 
     def verified(self, accepted: int, next_token: int, now: float) -> Verified:
         """The terminal event of a verification."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from samovar.errors import SamovarError
-from samovar.types import SamplingParams
+from samovar.types import Grammar, SamplingParams
 
 # ---- outcomes of a decode call ------------------------------------------------------------------
 
@@ -69,6 +69,8 @@ class Sampler(Protocol):
 
     params: SamplingParams
     seed: int
+    warnings: tuple[str, ...]
+    """What of its grammar could not be followed to the letter."""
 
     def sample(self, logits: np.ndarray, position: int) -> Sampled:
         """The token for `position`; the logits are not changed, nor is the sampler's history."""
@@ -316,6 +318,12 @@ class Backend(Protocol):
 
     def new_sampler(self, params: SamplingParams, tokens: Sequence[int] = ()) -> Sampler:
         """An independent sampler that has seen `tokens`."""
+
+    def compile_grammar(self, grammar: str | Grammar) -> None:
+        """Have a grammar ready for the samplers to come; from any thread.
+
+        Raises GrammarRejected, and Overloaded if too many are being compiled.
+        """
 
     def has_logits(self, seq_id: int) -> bool:
         """Whether the sequence's next token can be sampled as it stands."""

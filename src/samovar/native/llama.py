@@ -51,7 +51,7 @@ from samovar.native.sampler import Candidates, ChainSampler
 from samovar.native.segments import Renderer, Segment, tokenize_segments
 from samovar.native.transfer import Transfer
 from samovar.native.vocabulary import Vocabulary
-from samovar.types import SamplingParams
+from samovar.types import Grammar, SamplingParams
 
 GREEDY = SamplingParams()
 
@@ -275,6 +275,10 @@ class LlamaBackend:
     def new_sampler(self, params: SamplingParams, tokens: List[int] = ()) -> ChainSampler:
         """See Backend. Raises GrammarRejected, InvalidRequest."""
         return ChainSampler(self.vocabulary, self._candidates, self._grammars, params, tokens)
+
+    def compile_grammar(self, grammar: str | Grammar) -> None:
+        """See Backend. Raises OperationUnsupported for a vocabulary without an end token."""
+        self._grammars.compile(grammar)
 
     def abort(self) -> None:
         """See Backend."""

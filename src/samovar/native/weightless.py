@@ -46,7 +46,7 @@ from samovar.native.interface import (
 )
 from samovar.native.sequences import Sequence, Sequences
 from samovar.native.weightless_embedder import WeightlessEmbedder
-from samovar.types import SamplingParams
+from samovar.types import Grammar, SamplingParams
 
 BOS, EOS = 256, 257
 VOCABULARY_SIZE = 258
@@ -69,6 +69,7 @@ class WeightlessSampler:
             raise GrammarRejected("the weightless backend has no grammars")
         self.params = params
         self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.warnings: tuple[str, ...] = ()
         self.accepted: list[int] = []
 
     def sample(self, logits: np.ndarray, position: int) -> Sampled:
@@ -251,6 +252,10 @@ class WeightlessBackend:
         """See Backend."""
         self._require_open()
         return WeightlessSampler(params)
+
+    def compile_grammar(self, grammar: str | Grammar) -> None:
+        """See Backend: refused."""
+        self.new_sampler(SamplingParams(grammar=grammar))
 
     def abort(self) -> None:
         """See Backend: nothing runs long enough to be interrupted; queue an Aborted instead."""
