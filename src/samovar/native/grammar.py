@@ -20,9 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import llguidance
 
 from samovar.errors import GrammarRejected, Overloaded
-from samovar.native import pieces
 from samovar.native.lark import Lark, to_lark
 from samovar.native.matcher import Matcher
+from samovar.native.pieces import Pieces
 from samovar.native.refusal import refusal, warning
 from samovar.native.vocabulary import Vocabulary
 from samovar.types import Grammar
@@ -47,21 +47,21 @@ class Compiled:
     """A grammar that sequences can follow. Any thread may use it."""
 
     def __init__(
-        self, prototype: llguidance.LLMatcher, vocabulary: Vocabulary, warnings: tuple[str, ...]
+        self, prototype: llguidance.LLMatcher, pieces: Pieces, warnings: tuple[str, ...]
     ) -> None:
         self.warnings = warnings
         """What in it is not followed to the letter, in one line each."""
         self.is_used_up = False
         """Its states have all been used: no sequence can go on in it, and none should start."""
         self._prototype = prototype
-        self._vocabulary = vocabulary
+        self._pieces = pieces
         self._lock = threading.Lock()  # llguidance refuses to be used by two threads at once
 
     def start(self) -> Matcher:
         """A matcher at the start of the grammar."""
         with self._lock:
             copy = self._prototype.deep_copy()
-        return Matcher(copy, self._vocabulary, self._use_up)
+        return Matcher(copy, self._pieces, self._use_up)
 
     def _use_up(self) -> None:
         self.is_used_up = True
@@ -79,7 +79,7 @@ class Grammars:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._tokenizer: tuple[Pieces, llguidance.LLTokenizer] | None = None
         self._tokenizer_lock = threading.Lock()
         self._lock = threading.Lock()
         self._jobs: OrderedDict[Grammar, Future[Compiled | GrammarRejected]] = OrderedDict()
@@ -147,27 +147,29 @@ class Grammars:
             return error
 
     def _compile(self, grammar: Grammar) -> Compiled:
-        lark = to_lark(grammar)
+        lark, (pieces, _) = to_lark(grammar), self._require_tokenizer()
         matcher, warnings = self._matcher(lark.strict, lark), lark.notes
         if matcher.is_error() and lark.lenient is not None:
             matcher = self._matcher(lark.lenient, lark)
         if matcher.is_error():
             raise refusal(grammar.kind, matcher.get_error())
         warnings += tuple(map(warning, dict.fromkeys(matcher.get_grammar_warnings())))
-        Matcher(matcher.deep_copy(), self._vocabulary).mask()  # refuses what leads nowhere
-        return Compiled(matcher, self._vocabulary, warnings)
+        Matcher(matcher.deep_copy(), pieces).mask()  # refuses what leads nowhere
+        return Compiled(matcher, pieces, warnings)
 
     def _matcher(self, text: str, lark: Lark) -> llguidance.LLMatcher:
         limits = llguidance.LLParserLimits(
             max_items_in_row=lark.max_row, max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False
         )
         grammar = llguidance.LLMatcher.grammar_from_lark(text + _OPTIONS)
-        return llguidance.LLMatcher(self._require_tokenizer(), grammar, log_level=0, limits=limits)
+        _, tokenizer = self._require_tokenizer()
+        return llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
 
-    def _require_tokenizer(self) -> llguidance.LLTokenizer:
+    def _require_tokenizer(self) -> tuple[Pieces, llguidance.LLTokenizer]:
         with self._tokenizer_lock:
             if self._tokenizer is None:
-                self._tokenizer = pieces.tokenizer(self._vocabulary)
+                pieces = Pieces(self._vocabulary)
+                self._tokenizer = pieces, pieces.tokenizer()
             return self._tokenizer
 
 

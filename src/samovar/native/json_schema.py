@@ -61,6 +61,8 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "not": (False,),
 }
 
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+
 _LEAP_YEAR = "[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00"
 _DAY = (
     "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
@@ -212,6 +214,10 @@ def _rewrite(schema: dict[str, Any]) -> None:
     for key, values in _IDLE.items():
         if key in schema and schema[key] in values:
             del schema[key]
+    for key in _COUNTS:
+        count = schema.get(key)
+        if isinstance(count, float) and count.is_integer():
+            schema[key] = int(count)
     name = schema.get("format")
     pattern = _FORMATS.get(name) if isinstance(name, str) else None
     if pattern is None:

@@ -14,7 +14,9 @@ import numpy as np
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from samovar.errors import GrammarRejected, InvalidToken
-from samovar.native.vocabulary import Vocabulary
+from samovar.native.pieces import Pieces
+
+_CONTROL = b"\xff"  # what stands for a control token among forced bytes
 
 
 class Matcher:
@@ -28,14 +30,15 @@ class Matcher:
     def __init__(
         self,
         matcher: llguidance.LLMatcher,
-        vocabulary: Vocabulary,
+        pieces: Pieces,
         use_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._matcher = matcher
+        self._pieces = pieces
         self._use_up = use_up
-        self._size = vocabulary.size
-        self._ends = vocabulary.eog_tokens
-        self._bits = allocate_token_bitmask(1, vocabulary.size)
+        self._size = pieces.vocabulary.size
+        self._ends = pieces.vocabulary.eog_tokens
+        self._bits = allocate_token_bitmask(1, self._size)
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next. A few microseconds, whatever the vocabulary."""
@@ -59,16 +62,26 @@ class Matcher:
     def forced(self, limit: int) -> list[int]:
         """The tokens that must come next, in order, at most `limit`; changes nothing.
 
-        They are the ones that the tokenizer makes of the bytes that must come, as far as what may
-        come after those cannot change them. Empty where the text may end or go on differently.
-        Never the end of generation, and never an error: what has failed is found when it is used.
+        They are the ones that the tokenizer makes of the text that must come, and makes of it
+        however that goes on. Empty where the text may end or go on differently. Never the end of
+        generation, and never an error: what has failed is found when it is used.
         """
-        matcher = self._matcher
-        if limit <= 0 or not matcher.compute_ff_bytes():
+        data = self._matcher.compute_ff_bytes() if limit > 0 else b""
+        if not data:
             return []
-        tokens: list[int] = matcher.compute_ff_tokens()[:limit]
-        stop = next((at for at, token in enumerate(tokens) if token in self._ends), len(tokens))
-        return tokens[: matcher.validate_tokens(tokens[:stop])]
+        text, control, _ = data.partition(_CONTROL)
+        if not text:
+            tokens = [t for t in self._matcher.compute_ff_tokens()[:1] if t not in self._ends]
+        else:
+            whole, tokens = self._pieces.spell(text)
+            if len(tokens) < len(whole) and (control or self._ends_with(whole)):
+                tokens = whole
+        return tokens[: min(limit, self._matcher.validate_tokens(tokens))]
+
+    def _ends_with(self, tokens: list[int]) -> bool:
+        """Whether nothing may come after these."""
+        ahead = self._matcher.deep_copy()
+        return bool(ahead.try_consume_tokens(tokens) == len(tokens) and ahead.is_stopped())
 
     def consume(self, token: int) -> None:
         """Go on by one token. Raises InvalidToken, and stays where it was, if it is not allowed.

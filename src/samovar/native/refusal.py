@@ -72,8 +72,8 @@ _REASONS: tuple[tuple[str, _Say], ...] = (
 )
 
 _WARNINGS: tuple[tuple[str, _Say], ...] = (
-    (r'Unimplemented keys: \["(.*)"\]', lambda m: f"{_named(m[1])} is not supported and ignored"),
-    (r"Unknown format: (.*)", lambda m: f"the format `{m[1]}` is not known and ignored"),
+    (r'Unimplemented keys: \["(.*)"\]', lambda m: f"not supported, and ignored: {_named(m[1])}"),
+    (r"Unknown format: (.*?)(?: \(\d+ times\))?$", lambda m: f"unknown format, ignored: `{m[1]}`"),
     (r"oneOf not fully supported", lambda _: "`oneOf` is read as `anyOf`"),
     (
         r"min/maxProperties only supported",
