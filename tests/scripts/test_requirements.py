@@ -33,7 +33,7 @@ def test_no_host_and_no_path_of_a_machine_is_named(path: Path) -> None:
 
 def test_files_that_share_an_environment_agree() -> None:
     seen: dict[str, str] = {}
-    for name in ("run", "models", "test"):
+    for name in ("run", "models", "test", "suite"):
         for package, version in pins(ROOT / "requirements" / f"{name}.txt").items():
             assert seen.setdefault(package, version) == version
 
