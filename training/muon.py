@@ -34,8 +34,11 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For the matrices between embeddings. `lr` is the size of a step in units of the weights'
-    spectral norm; decay is decoupled and scaled by `lr`."""
+    """For the matrices between embeddings.
+
+    `lr` is the spectral norm of a step, but for tall matrices, which move as much further as they
+    are taller. The decay is decoupled and scaled by `lr`.
+    """
 
     def __init__(
         self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, decay: float = 0.1

@@ -1,9 +1,9 @@
-"""Training: python -m training.train --out DIR (--minutes N | --steps N).
+"""Training: python -m training.train --out DIR [--steps N] [--more N].
 
 The same command goes on from the last checkpoint, exactly: documents come from the seed by
-number, and model, optimizer, position and random state are saved together. With --steps the
-learning rate depends on the step alone and a run repeats bit for bit on the same machine and
-number of threads; with --minutes it depends on the time spent.
+number, and model, optimizers, position and random state are saved together. A run repeats bit for
+bit on the same machine and number of threads. `--more` steps of the second part of the corpus
+follow on the first, with a smaller learning rate.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ _SAVE_SECONDS = 120.0
 _LOG_STEPS = 25
 
 
+_SECOND_PEAK = 0.4
+"""The second part begins with so much of the highest learning rate."""
+
+
 def rate(progress: float, step: int, peak: float) -> float:
-    """The learning rate: a rise, then a cosine down. `progress` goes from 0 to 1."""
+    """The learning rate of a part: a rise, then a cosine down. `progress` goes from 0 to 1."""
     rising = min(1.0, (step + 1) / _LEAST_WARM_UP_STEPS, 0.1 + progress / _WARM_UP)
     falling = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return peak * rising * falling
@@ -139,18 +143,28 @@ class Training:
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
+    @property
+    def length(self) -> int:
+        """Steps of both parts."""
+        return int(self.settings["steps"] + self.settings["more"])
+
     def share_done(self) -> float:
         """From 0 to 1."""
-        steps, minutes = self.settings["steps"], self.settings["minutes"]
-        if steps:
-            return float(self.progress.step / steps)
-        return float(self.progress.seconds / (60 * minutes))
+        return float(self.progress.step / self.length)
+
+    def rate(self, peak: float) -> float:
+        """The learning rate of the next step."""
+        step, first = self.progress.step, self.settings["steps"]
+        if step < first:
+            return rate(step / first, step, peak)
+        step -= first
+        return rate(step / self.settings["more"], step, _SECOND_PEAK * peak)
 
     def step(self) -> None:
         """One step of the optimizer."""
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate(self.share_done(), self.progress.step, peak)
+                group["lr"] = self.rate(peak)
         batches = self.corpus.step(self.settings["tokens"])
         total = sum(float(batch.weights.sum()) for batch in batches)
         for batch in batches:
@@ -216,20 +230,16 @@ class Training:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.train", description="Train samovar-mini.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=75.0)
-    length.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--more", type=int, default=700, help="steps of the second part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=8192, help="tokens of a step")
+    parser.add_argument("--tokens", type=int, default=6144, help="tokens of a step")
     parser.add_argument(
         "--peak", type=float, default=0.02, help="the highest learning rate of Muon"
     )
     parser.add_argument("--save-seconds", type=float, default=_SAVE_SECONDS)
     parser.add_argument("--pause", type=int, help="stop after this step; the same command goes on")
-    parser.add_argument(
-        "--compile", action="store_true", help="a third faster; needs a C++ compiler"
-    )
     return parser.parse_args()
 
 
@@ -237,11 +247,8 @@ def main() -> None:
     """Train as the command line says."""
     given = _arguments()
     torch.set_num_threads(given.threads)
-    keys = ("minutes", "steps", "seed", "tokens", "peak")
+    keys = ("steps", "more", "seed", "tokens", "peak")
     training = Training(given.out, {key: getattr(given, key) for key in keys})
-    if given.compile:
-        for layer in training.model.layers:
-            layer.compile(dynamic=True)
     training.run(given.save_seconds, given.pause)
 
 

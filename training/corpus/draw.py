@@ -28,11 +28,15 @@ def is_held_out(combination: object) -> bool:
 
 
 class Draw:
-    """A stream of choices. `held_out` chooses the side of combinations."""
+    """A stream of choices. `held_out` chooses the side of combinations.
 
-    def __init__(self, seed: str, *, held_out: bool = False) -> None:
+    `is_late` is true in the second part of the corpus and in what is held out.
+    """
+
+    def __init__(self, seed: str, *, held_out: bool = False, is_late: bool | None = None) -> None:
         self._random = random.Random(seed)
         self.held_out = held_out
+        self.is_late = held_out if is_late is None else is_late
 
     def one(self, options: Sequence[T]) -> T:
         """One of the options."""

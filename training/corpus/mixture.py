@@ -108,6 +108,38 @@ _SHARES: dict[Callable[[Draw], Document], float] = {
 
 _MAKERS, _WEIGHTS = list(_SHARES), list(_SHARES.values())
 
+_LATE_SHARES: dict[Callable[[Draw], Document], float] = {
+    **_SHARES,
+    _story: 3,
+    stories.asked_story: 4,
+    stories.begun_story: 1,
+    short: 6,
+    questions.fact: 3,
+    questions.reading: 36,
+    instructions.copying: 4,
+    numbers.small_sum: 14,
+    numbers.large_sum: 12,
+    numbers.comparison: 7,
+    numbers.counting: 5,
+    numbers.problem: 2,
+    numbers.thoughtful_sum: 1,
+    chat: 3,
+    long_chat: 0.1,
+    _memory: 5,
+    schemas.structured: 3,
+    tools.call: 6,
+    tools.two_calls: 1,
+    tools.answer: 3,
+    _no_call: 2,
+}
+"""The second part: more of what took longest to learn, which is to find who has what in a text, and
+to compute."""
+
+LATE = 179_454
+"""The number of the document with which the second part begins: what the first 2,500 steps take."""
+
+_LATE_MAKERS, _LATE_WEIGHTS = list(_LATE_SHARES), list(_LATE_SHARES.values())
+
 
 _EARLY = 60_000
 _EARLY_COPYING = 0.4
@@ -117,7 +149,11 @@ context early has the rest of the training to learn what to look up."""
 
 def document(seed: int, index: int, *, held_out: bool = False) -> Document:
     """The document of that number in the seed's endless corpus."""
-    draw = Draw(f"{seed}/{'held out' if held_out else 'train'}/{index}", held_out=held_out)
+    is_late = held_out or index >= LATE
+    side = "held out" if held_out else "train"
+    draw = Draw(f"{seed}/{side}/{index}", held_out=held_out, is_late=is_late)
+    if is_late and not held_out:
+        return draw.weighted(_LATE_MAKERS, _LATE_WEIGHTS)(draw)
     if index < _EARLY and not held_out and draw.chance(_EARLY_COPYING):
         return instructions.copying(draw)
     return draw.weighted(_MAKERS, _WEIGHTS)(draw)

@@ -54,15 +54,34 @@ def _drawn(draw: Draw, high: int) -> Sum:
     return (operation, max(a, b), min(a, b)) if operation == "minus" else (operation, a, b)
 
 
+def _sum(draw: Draw, high: int) -> Sum:
+    """A sum on the draw's side. Late, the tables of multiplication are learnt whole.
+
+    They are facts: nothing that could be computed in one go tells what is held out of them.
+    """
+    if not draw.is_late:
+        return draw.fresh(lambda: _drawn(draw, high))
+    first = _drawn(draw, high)
+    if first[0] == "times":
+        return first
+    return draw.fresh(lambda: _drawn_of(draw, high, first[0]))
+
+
+def _drawn_of(draw: Draw, high: int, operation: str) -> Sum:
+    while (made := _drawn(draw, high))[0] != operation:
+        pass
+    return made
+
+
 def small_sum(draw: Draw) -> Conversation:
     """A sum of numbers up to 20, in digits or in words."""
-    problem = draw.fresh(lambda: _drawn(draw, 20))
+    problem = _sum(draw, 20)
     return _asked(draw, problem, "arithmetic", in_words=draw.chance(0.3))
 
 
 def large_sum(draw: Draw) -> Conversation:
     """A sum of numbers up to 99, in digits."""
-    return _asked(draw, draw.fresh(lambda: _drawn(draw, 99)), "large arithmetic", in_words=False)
+    return _asked(draw, _sum(draw, 99), "large arithmetic", in_words=False)
 
 
 def _asked(draw: Draw, problem: Sum, category: str, *, in_words: bool) -> Conversation:
