@@ -48,8 +48,9 @@ def measured(engine: Engine, of: range, shown: int) -> Rows:
         answers = marked(engine, exam, of)
         rows[exam.title] = Row(sum(one.is_right for one in answers), len(answers), "share")
         for one in [one for one in answers if not one.is_right][:shown]:
-            question, wanted = one.asked.prompt[-1]["content"], one.asked.messages[-1]
-            sys.stderr.write(f"[{exam.title}] {question!r}: {one.answer!r}, not {wanted}\n")
+            question, reply = one.asked.prompt[-1]["content"], one.asked.messages[-1]
+            wanted = reply["content"] or one.asked.expected
+            sys.stderr.write(f"[{exam.title}] {question!r}: {one.answer!r}, not {wanted!r}\n")
     found = surprise(engine, of)
     rows["Perplexity"] = Row(found.nats, found.tokens, "perplexity")
     return rows

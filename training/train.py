@@ -231,7 +231,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.train", description="Train samovar-mini.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--more", type=int, default=700, help="steps of the second part")
+    parser.add_argument("--more", type=int, default=600, help="steps of the second part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=6144, help="tokens of a step")

@@ -159,6 +159,23 @@ def reading(draw: Draw) -> Conversation:
     return exchange("reading", draw.one(ways), answer, key)
 
 
+def readings(draw: Draw) -> Conversation:
+    """All that can be asked about a few sentences, at once and in any order.
+
+    To find who has what is learnt from the one word of an answer that tells it; here there are
+    many of those in a document.
+    """
+    sentences, asked = draw.one(_READINGS)(draw)
+    while len(sentences) < 2:  # of one person there is nothing to confuse
+        sentences, asked = draw.one(_READINGS)(draw)
+    chosen = draw.some(asked, draw.number(2, len(asked)))
+    text = " ".join(sentences)
+    question = " ".join(question for question, _, _ in chosen)
+    answer = " ".join(answer for _, answer, _ in chosen)
+    ways = (f"{text} {question}", f"{text}\n{question}", f"{text}\n\nQuestions: {question}")
+    return exchange("readings", draw.one(ways), answer, answer)
+
+
 Reading = tuple[list[str], list[Fact]]
 """Sentences, and what can be asked about them."""
 
