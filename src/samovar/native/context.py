@@ -303,6 +303,11 @@ def _resolve(model: Model, options: ContextOptions) -> ContextOptions:
             f"{lanes} sequences of {length} tokens are more cells than llama.cpp can number; ask"
             " for a shorter context (--ctx-size) or fewer sequences"
         )
+    if length * lanes < options.num_sequences:  # llama.cpp would end the process
+        raise InvalidRequest(
+            f"a pool of {length} tokens is too small for {options.num_sequences} sequences; give"
+            " each at least one"
+        )
     batch = max(min(options.batch_size, length), options.num_sequences)
     return replace(
         options,
