@@ -1,7 +1,7 @@
 # `make run` and `make test` set up what they need; each works first, alone, from a clean clone.
 # What is needed beforehand: make, Python 3.11 or newer with its venv module, a C++ compiler.
 #
-#   make run          run a model
+#   make run          ask the model that comes with the package
 #   make test         check the code and run the tests
 #   make test-long    the same tests at full scale
 #   make check        formatting, lint, types, import contracts
@@ -15,12 +15,11 @@
 
 PYTHON ?=
 SCALE ?= ci
-PROMPT ?= Once upon a time
+PROMPT ?= Tell me a story about a fox.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-DEMO := .build/demo.gguf
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --requirement
 
@@ -30,8 +29,8 @@ MAKEFLAGS += --no-builtin-rules
 .NOTPARALLEL:
 .PHONY: setup run test test-long check lock clean llama test-setup
 
-run: $(DEMO)
-	$(BIN)/samovar run $(DEMO) "$(PROMPT)" --max-tokens 40
+run: setup
+	$(BIN)/samovar run samovar-mini "$(PROMPT)"
 
 test-long: SCALE = full
 test test-long: check
@@ -72,11 +71,6 @@ $(STAMPS)/package: pyproject.toml $(STAMPS)/run
 # Not a stamp: the CPU and the compiler decide whether the installed library is the right one.
 llama: $(STAMPS)/venv
 	@$(BIN)/python scripts/build_llama.py --install
-
-# Random weights, until a trained model is shipped.
-$(DEMO): $(wildcard modelmaker/*.py modelmaker/*/*.py) | setup $(STAMPS)/models
-	@mkdir -p $(@D)
-	$(BIN)/python -m modelmaker llama $@ --quant Q8_0
 
 lock:
 	cd requirements && for name in build run models test; do \
