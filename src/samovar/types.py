@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
 
 from samovar.errors import InvalidRequest
+
+if TYPE_CHECKING:  # whoever only speaks of text, like the child that renders, is spared it
+    import numpy as np
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
