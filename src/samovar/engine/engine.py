@@ -2,7 +2,7 @@
 
     submit ──> waiting ──> step(): place, schedule, decode call, account ──> events
 
-One thread owns it, and the backend under it. Every request ends in exactly one Finished or Failed,
+One thread owns it, and the backend under it. Every request ends in exactly one terminal event,
 whatever happens to the others: a refused or failed call is taken apart until it is known which
 sequence cannot be computed, and that one alone fails.
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 from samovar.engine.batch import Batch, Broken
 from samovar.engine.cells import CellLedger
+from samovar.engine.embedding import Embedding
+from samovar.engine.failure import failure
 from samovar.engine.latency import StepCosts
 from samovar.engine.output import Ending, Output
 from samovar.engine.packing import Packing
@@ -33,12 +35,13 @@ from samovar.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
-    RequestError,
     SamovarError,
     SessionReset,
 )
 from samovar.native.interface import Adapter, Backend, RowFailed, Sampled, StateKind
-from samovar.types import Event, Failed, GenerateRequest, VerifyRequest
+from samovar.types import EmbedRequest, Event, GenerateRequest, RankRequest, VerifyRequest
+
+Request = GenerateRequest | VerifyRequest | EmbedRequest | RankRequest
 
 MAX_WAITING = 256  # requests: at a second each, those at the end would wait longer than anyone does
 
@@ -89,6 +92,14 @@ class Engine:
         self._batch = Batch(backend, self.scheduler)
         self._verifying = Verifying(backend)
         self._packing = Packing(backend, self.scheduler, clock)
+        self._embedding = Embedding(
+            backend,
+            self.scheduler.tenants,
+            self._placing.apply_adapters,
+            self.options.max_waiting,
+            clock,
+            is_deterministic=is_deterministic,
+        )
         self._order = 0
         self._events: list[Event] = []
 
@@ -97,7 +108,7 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do until somebody submits."""
-        return not self._requests and not self._events
+        return not self._requests and not self._events and self._embedding.is_idle
 
     def prepare(self, request: GenerateRequest) -> None:
         """Do beforehand what takes long about a request; from any thread, before `submit`.
@@ -108,28 +119,33 @@ class Engine:
         if request.sampling.grammar is not None:
             self.backend.compile_grammar(request.sampling.grammar)
 
-    def submit(self, request: GenerateRequest | VerifyRequest) -> None:
+    def submit(self, request: Request) -> None:
         """Take a request in. What is wrong with it comes back as its Failed event.
 
         Raises InvalidRequest only for an id that is in use, because no event could tell the two
         apart.
         """
-        if request.request_id in self._requests:
+        if request.request_id in self._requests or request.request_id in self._embedding:
             raise InvalidRequest("another request with this id is not finished yet")
         now = self._now()
         try:
-            if isinstance(request, VerifyRequest):
+            if isinstance(request, (EmbedRequest, RankRequest)):
+                self._require_adapters(request)
+                self._embedding.submit(request)
+            elif isinstance(request, VerifyRequest):
                 self._accept(_prefix_of(request), now, request.candidates)
             else:
                 self._accept(request, now)
         except SamovarError as error:
-            self._events.append(failure(request.request_id, error, self._retry_after(error)))
+            retry_after = self._retry_after(request, error)
+            self._events.append(failure(request.request_id, error, retry_after))
 
     def cancel(self, request_id: str) -> None:
         """End a request with the next step, wherever it is. Unknown ids are ignored."""
         running = self._requests.get(request_id)
         if running is not None:
             running.is_cancelled = True
+        self._embedding.cancel(request_id)
 
     def reset_session(self, name: str) -> None:
         """Forget a session, and fail the request that runs on it. Unknown ones are ignored."""
@@ -152,7 +168,8 @@ class Engine:
         """Forget an adapter. Raises InvalidRequest if it is unknown, or a request needs it."""
         if name not in self._adapters:
             raise InvalidRequest(f"no adapter named {name} is loaded")
-        if any(name == used for one in self._sequences() for used, _ in one.adapters):
+        used = {used for one in self._sequences() for used, _ in one.adapters}
+        if name in used | self._embedding.adapters():
             raise InvalidRequest(f"requests use the adapter {name}; unload it when they are done")
         self._placing.forget_adapter(name)
         self.backend.unload_adapter(self._adapters.pop(name))
@@ -209,15 +226,17 @@ class Engine:
     def _free_seats(self) -> int:
         return self.backend.num_sequences - len(self.scheduler.running)
 
-    def _require_adapters(self, request: GenerateRequest) -> None:
+    def _require_adapters(self, request: Request) -> None:
         for name, _ in request.adapters:
             if name not in self._adapters:
                 raise InvalidRequest(f"no adapter named {name} is loaded")
 
-    def _retry_after(self, error: SamovarError) -> float | None:
+    def _retry_after(self, request: Request, error: SamovarError) -> float | None:
         """Until the work that is known of is done, as far as its speed is known."""
         if not isinstance(error, Overloaded):
             return None
+        if isinstance(request, (EmbedRequest, RankRequest)):
+            return self._embedding.retry_after()
         sequences = self._sequences()
         prefill = sum(one.num_remaining for one in sequences)
         decode = sum(max(0, one.limit - one.num_tokens) for one in sequences)
@@ -233,9 +252,13 @@ class Engine:
         now = self._now()
         self._end_what_is_over(now)
         self._admit(now)
+        self.costs.shares = 1 if self._embedding.is_idle else 2
+        started = self._now()
         step = self.scheduler.schedule()
         if step.rows:
             self._run(step)
+        if not self._embedding.is_idle:
+            self._events += self._embedding.work(self._spare(self._now() - started))
         events, self._events = self._events, []
         return events
 
@@ -247,6 +270,7 @@ class Engine:
         return events
 
     def _end_what_is_over(self, now: float) -> None:
+        self._events += self._embedding.end_what_is_over(now)
         for running in list(self._requests.values()):
             if running.is_cancelled:
                 self._cancel(running, now)
@@ -255,6 +279,15 @@ class Engine:
                 self._fail(
                     running, DeadlineExceeded(f"not finished within {seconds:g} s; it was stopped")
                 )
+
+    def _spare(self, spent: float) -> float | None:
+        """Seconds that are left for other work until the next step; None: nobody waits for it."""
+        going = [one for one in self.scheduler.running if one.num_remaining]
+        promised = sum(one.clock.first_token is not None for one in going)
+        if not promised:
+            return None
+        turns = len({one.adapters for one in going})
+        return self.costs.planned(promised, turns) - spent
 
     def _admit(self, now: float) -> None:
         while (placement := self.scheduler.admit(now)) is not None:
@@ -361,7 +394,7 @@ class Engine:
         for sequence in running.open_sequences():
             self.scheduler.remove(sequence, keeps_cells=True)
         self._events += running.deltas()
-        self._events.append(failure(running.request.request_id, error, None))
+        self._events.append(failure(running.request.request_id, error))
         self._forget(running)
 
     def _forget(self, running: Running) -> None:
@@ -372,14 +405,9 @@ class Engine:
         """Fail what is not finished and free the samplers; the backend stays its owner's."""
         for running in list(self._requests.values()):
             self._fail(running, Overloaded("the engine was stopped; try again"))
+        self._events += self._embedding.close()
         events, self._events = self._events, []
         return events
-
-
-def failure(request_id: str, error: SamovarError, retry_after: float | None) -> Failed:
-    """An error as the terminal event of a request."""
-    retryable = error.retryable and not isinstance(error, RequestError)
-    return Failed(request_id, error.code, str(error), retryable, retry_after)
 
 
 def _prefix_of(request: VerifyRequest) -> GenerateRequest:

@@ -27,6 +27,8 @@ class StepCosts:
     """By number of rows, rounded up to a power of two."""
     prefill_seconds: float | None = None
     """Of one token."""
+    shares: int = 1
+    """How many take their time out of each gap: the steps, and what is done between them."""
 
     def observe(self, decode_rows: int, prefill_tokens: int, seconds: float) -> None:
         """A step of so many rows and tokens took so long."""
@@ -50,6 +52,10 @@ class StepCosts:
         """The longest that one of so many decoding sequences shall wait for its next token."""
         return max(LEAST_GAP_SECONDS, DECODE_STEPS * self.decode(rows))
 
+    def planned(self, promised: int, turns: int = 1) -> float:
+        """Seconds from one step to the next that are planned for, of the gap of `promised`."""
+        return _MARGIN * self.gap(promised) / turns
+
     def prefill_budget(self, promised: int, largest: int, rows: int, turns: int = 1) -> int:
         """How many tokens of prefill fit into a step beside `rows` others, at most `largest`.
 
@@ -59,7 +65,7 @@ class StepCosts:
             return largest
         if self.prefill_seconds is None:
             return min(FIRST_CHUNK, largest)
-        left = _MARGIN * self.gap(promised) / turns - self.decode(rows)
+        left = self.planned(promised, turns) / self.shares - self.decode(rows)
         if left >= largest * self.prefill_seconds:  # also where steps take no time at all
             return largest
         return min(largest, max(LEAST_CHUNK, int(left / self.prefill_seconds)))

@@ -38,7 +38,7 @@ class LlamaEmbedder:
         self._contexts: dict[str, PoolingContext] = {}
         self._adapters: Adapters = []
         self._running: Context | None = None
-        self._can_cut = True  # until a context says otherwise
+        self.can_cut = True  # until a context says otherwise
         self.longest = options.context_length or model.trained_context
         rows = min(_BATCH, self.longest, _LOGIT_BYTES // (4 * max(1, model.vocabulary.size)))
         self.batch_size = max(rows // _SEQUENCES * _SEQUENCES, min(_SEQUENCES, self.longest))
@@ -141,9 +141,9 @@ class LlamaEmbedder:
         while cells < length:
             cells *= 2
         cells = min(cells, max(length, self.longest))
-        made = self._open(pooling, cells, self.batch_size if self._can_cut else cells)
-        self._can_cut = reads_forwards(made)
-        if made.batch_size < length and not self._can_cut:
+        made = self._open(pooling, cells, self.batch_size if self.can_cut else cells)
+        self.can_cut = reads_forwards(made)
+        if made.batch_size < length and not self.can_cut:
             made.close()
             made = self._open(pooling, cells, cells)
         found = PoolingContext(made, pooling)

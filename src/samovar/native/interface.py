@@ -181,6 +181,8 @@ class Embedder(Protocol):
     """Most tokens of one call, unless a passage that cannot be cut is longer."""
     longest: int
     """Tokens of the longest passage."""
+    can_cut: bool
+    """Whether a passage may be computed in several calls. Known once something was prepared."""
 
     def pooling_of(self, pooling: str | None) -> str:
         """The pooling that is meant: None is the file's own, else `last`.

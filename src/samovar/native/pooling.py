@@ -53,11 +53,12 @@ class PoolingContext:
         taken = portions(passages, limit, self.room)
         try:
             self._decode(taken)
-            for seq_id, portion in enumerate(taken):
-                self._take(seq_id, portion)
+            found = [self._pooled(seq_id) for seq_id in range(len(taken))]
         except BaseException:  # a signal's, too
             self._clear()
             raise
+        for portion, pooled in zip(taken, found, strict=True):
+            _take(portion, pooled, self._pooling)
         return sum(portion.count for portion in taken)
 
     def _begin(self, passages: Sequence[Passage]) -> None:
@@ -83,15 +84,6 @@ class PoolingContext:
         if isinstance(outcome, NoRoom):
             raise ContextOverflow("the text to embed does not fit into the context")
 
-    def _take(self, seq_id: int, portion: Portion) -> None:
-        found = self._pooled(seq_id)
-        passage, start = portion.passage, portion.passage.num_computed
-        finishes = portion.finishes
-        if start or not finishes:
-            found = _joined(passage, found, portion.count, self._pooling)
-        passage.num_computed = start + portion.count
-        passage.vector = found if finishes else None
-
     def _pooled(self, seq_id: int) -> np.ndarray:
         if self._pooling != RANK:
             return self.context.embedding(seq_id=seq_id)
@@ -110,6 +102,15 @@ class PoolingContext:
 def reads_forwards(context: Context) -> bool:
     """Whether no token sees a later one, so that a text can be computed in several calls."""
     return context.has_memory and bool(ll.llama_get_causal_attn(context.handle.pointer))
+
+
+def _take(portion: Portion, pooled: np.ndarray, pooling: str) -> None:
+    passage, start = portion.passage, portion.passage.num_computed
+    finishes = portion.finishes
+    if start or not finishes:
+        pooled = _joined(passage, pooled, portion.count, pooling)
+    passage.num_computed = start + portion.count
+    passage.vector = pooled if finishes else None
 
 
 def _joined(passage: Passage, found: np.ndarray, count: int, pooling: str) -> np.ndarray:
