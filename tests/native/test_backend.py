@@ -260,6 +260,13 @@ def test_open_refuses_a_context_longer_than_the_positions_that_a_model_knows(
         LlamaBackend.open(models("bert"), context=ContextOptions(context_length=1024))
 
 
+@pytest.mark.parametrize("name", ["rope_freq_base", "rope_freq_scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_open_refuses_rotations_that_make_no_numbers(name: str, value: float) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        ContextOptions(**{name: value})
+
+
 def test_open_refuses_more_cells_than_there_are_numbers_for(models: Models) -> None:
     options = ContextOptions(context_length=2**30, num_sequences=4, check_memory=False)
     with pytest.raises(InvalidRequest, match="fewer sequences"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import llama_cpp.llama_cpp as ll
 import pytest
 
+from samovar import gguf
 from samovar.errors import OutOfMemory
 from samovar.native import memory
 from samovar.native.context import Context, ContextOptions
@@ -109,6 +111,32 @@ def test_a_context_that_does_not_fit_is_refused_and_says_what_to_do(models: Mode
     with pytest.raises(OutOfMemory, match="--ctx-size"):
         Context(model, ContextOptions(context_length=2**28, num_sequences=7))
     model.close()
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bytes] = []
+    monkeypatch.setattr(ll, "llama_model_load_from_file", lambda name, _: loaded.append(name))
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    with pytest.raises(OutOfMemory, match="smaller model"):
+        Model(models())
+    assert loaded == []
+
+
+def test_a_length_is_halved_until_a_context_of_it_takes_half_of_what_is_free(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = gguf.read_header(models(context_length=2**17))
+    for length in (2**17, 2**15, 2**13):
+        need = 2 * memory.context_bytes(header, ContextOptions(context_length=length))
+        for free, expected in ((need, length), (need - 1, length // 2)):
+            monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
+            assert memory.fitting_length(header, ContextOptions()) == expected
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    assert memory.fitting_length(header, ContextOptions()) == 4096
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    assert memory.fitting_length(header, ContextOptions()) == 2**17
 
 
 def test_weights_that_are_only_mapped_count_beside_the_context(models: Models) -> None:

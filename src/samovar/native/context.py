@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -85,6 +86,9 @@ def _check_options(options: ContextOptions) -> None:
         raise InvalidRequest("a quantised V cache needs flash attention; leave it on or auto")
     if options.pooling is not None and options.pooling not in POOLING:
         raise InvalidRequest(f"pooling must be one of {', '.join(POOLING)}")
+    for factor in (options.rope_freq_base, options.rope_freq_scale):
+        if not 0 <= factor < math.inf:
+            raise InvalidRequest("rope_freq_base and rope_freq_scale must be 0 or positive numbers")
     if not options.decode_seconds > 0:
         raise InvalidRequest("decode_seconds must be positive; use inf for no deadline")
 
