@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Samovar
+from tests.cli.conftest import Samovar, obey_file_modes
 from tests.conftest import Models, shared_vocabularies
 
 
@@ -133,6 +132,8 @@ def test_tokenize_and_detokenize_are_each_others_reverse(samovar: Samovar, model
     assert back.stdout == text
     piped = samovar("detokenize", path, stdin=samovar("tokenize", path, stdin=text).stdout)
     assert piped.stdout == text
+    compact = json.dumps(found["tokens"], separators=(",", ":"))
+    assert samovar("detokenize", path, compact).stdout == text
 
 
 def test_special_tokens_are_parsed_only_when_asked(samovar: Samovar, models: Models) -> None:
@@ -161,6 +162,13 @@ def test_embed_prints_one_vector_of_length_one_per_text(samovar: Samovar, models
     assert all(abs(sum(x * x for x in vector) - 1) < 1e-5 for vector in vectors)
     lines = samovar("embed", models("bert"), "one text").stdout.splitlines()
     assert [float(word) for word in lines[0].split()] == pytest.approx(vectors[0], rel=1e-4)
+
+
+def test_embed_reads_a_text_from_standard_input(samovar: Samovar, models: Models) -> None:
+    expected = _json(samovar("embed", models(), "Grüße", "--json"))
+    assert _json(samovar("embed", models(), "--json", stdin="Grüße".encode())) == expected
+    assert _json(samovar("embed", models(), "-", "--json", stdin="Grüße".encode())) == expected
+    assert "no tokens" in _refused(samovar("embed", models(), stdin=b""))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +240,8 @@ def test_doctor_finds_a_sound_installation_sound(samovar: Samovar) -> None:
         (("detokenize", "{vocab}", "99999999"), "vocabulary"),
         (("detokenize", "{vocab}", "-7"), "vocabulary"),
         (("detokenize", "{vocab}", "seven"), "whole numbers"),
+        (("detokenize", "{vocab}", "1_0"), "whole numbers"),
+        (("run", "{model}", "Hi", "--grammar-file", "/dev/zero"), "grammar"),
         (("embed", "{vocab}", "Hi"), "vocabulary"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
@@ -248,6 +258,48 @@ def test_what_cannot_work_is_one_line_that_says_why(
     }
     message = _refused(samovar(*(arg.format(**paths) for arg in args)))
     assert says in message
+
+
+@pytest.mark.parametrize("args", [("run",), ("brew",), ("run", "{model}", "Hi", "--seed", "x")])
+def test_wrong_usage_is_told_from_failure(
+    samovar: Samovar, models: Models, args: tuple[str, ...]
+) -> None:
+    done = samovar(*(arg.format(model=models()) for arg in args))
+    assert done.returncode == 2
+    assert b"Usage: samovar" in done.stderr
+    assert done.stdout == b""
+
+
+def test_a_blank_chat_template_is_none(samovar: Samovar, models: Models) -> None:
+    model = models(chat_template=" \n ")
+    args = ("Hi", "--json", "--max-tokens", 2, "--temperature", 0)
+    assert (
+        _json(samovar("run", model, *args))["tokens"]
+        == (_json(samovar("run", models(), *args))["tokens"])
+    )
+    assert _json(samovar("info", model, "--json"))["chat_template"] is None
+
+
+def test_a_damaged_adapter_is_not_described(
+    samovar: Samovar, models: Models, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(models.adapter(models()).read_bytes()[:-100])
+    assert "cut short" in _refused(samovar("info", path))
+
+
+def test_what_a_file_calls_itself_cannot_command_the_terminal(
+    samovar: Samovar, models: Models
+) -> None:
+    done = samovar("info", models(name="evil\x1b]0;title\x07\nname\u202e"))
+    assert done.returncode == 0
+    assert rb"evil\x1b]0;title\x07\nname\u202e" in done.stdout
+    assert b"\x1b" not in done.stdout
+
+
+def test_an_error_is_one_line_whatever_it_quotes(samovar: Samovar, tmp_path: Path) -> None:
+    message = _refused(samovar("run", "/nowhere", "Hi", "--grammar-file", tmp_path / "a\nb\x1b"))
+    assert r"a\nb\x1b" in message
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(
@@ -271,15 +323,8 @@ def test_nul_and_invalid_utf8_are_a_prompt_like_any_other(samovar: Samovar, mode
     assert len(_json(samovar(*args, stdin=b"\x00\xff\xfe\xc3(\xed\xa0\x80"))["tokens"]) == 3
 
 
-def _obey_file_modes() -> None:
-    """Let root be refused like anyone else: without the capabilities that override file modes."""
-    libc = ctypes.CDLL(None)
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; takes effect at exec
-
-
 def test_an_unreadable_file_is_refused(samovar: Samovar, models: Models, tmp_path: Path) -> None:
     path = tmp_path / "closed.gguf"
     path.write_bytes(models().read_bytes())
     path.chmod(0)
-    assert "closed.gguf" in _refused(samovar("run", path, "Hi", preexec_fn=_obey_file_modes))
+    assert "closed.gguf" in _refused(samovar("run", path, "Hi", preexec_fn=obey_file_modes))

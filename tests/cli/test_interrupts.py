@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -27,11 +28,20 @@ class Handler(logging.Handler):
 logging.getLogger().addHandler(Handler())
 logging.getLogger("samovar").setLevel(logging.DEBUG)
 """
+WHILE_GENERATING = """
+from samovar.cli import inprocess
+decode = inprocess._decode
+def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGINT)
+    args[-1].wait(30)  # for the cancellation
+    decode(*args)
+inprocess._decode = interrupted
+"""
 DRIVER = """
 import logging, os, signal, sys, time
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(30)
 @
 from samovar.cli import main
 raise SystemExit(main(sys.argv[1:]))
@@ -51,10 +61,19 @@ def test_control_c_before_anything_is_generated_ends_the_command(
     assert done.stdout == b""
 
 
+def test_control_c_while_generating_reports_what_there_is(models: Models) -> None:
+    argv = [sys.executable, "-c", DRIVER.replace("@", WHILE_GENERATING)]
+    argv += ["run", str(models()), "Once", "--json", "--max-tokens", "100"]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+    found = json.loads(done.stdout)
+    assert (found["finish_reason"], found["tokens"]) == ("cancelled", [])
+
+
 STUCK = """
 import os, sys
 class Stuck:
-    encoding, errors = "utf-8", "strict"
+    encoding, errors = "utf-8", "replace"
     def write(self, text):
         os.write(2, b"stuck")
         os.read(os.pipe()[0], 1)  # for ever

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -59,17 +60,45 @@ def _advice(findings: dict[str, dict[str, Any]]) -> list[str]:
             "the library's extra weight buffers fail on this CPU, so models run without them and"
             " slower: rebuild the library with `make setup`, or with a newer compiler"
         )
-    cache = Path(findings["directories"]["cache"])
-    if findings["directories"]["cache_writable"] is False:
+    cache = findings["directories"]["cache"]
+    if cache is None:
+        advice.append(
+            "there is no home directory to keep the probe's answer in: set HOME or XDG_CACHE_HOME"
+        )
+    elif not findings["directories"]["cache_writable"]:
         advice.append(f"{cache} cannot be written: make it writable or set XDG_CACHE_HOME")
     return advice
 
 
 def _directories() -> dict[str, Any]:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    cache = Path(base) / "samovar"
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    return {"cache": str(cache), "cache_writable": os.access(existing, os.W_OK)}
+    cache = _cache()
+    if cache is None:
+        return {"cache": None, "cache_writable": False}
+    return {"cache": str(cache), "cache_writable": _is_writable(cache)}
+
+
+def _cache() -> Path | None:
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification has relative paths ignored.
+    if xdg.is_absolute():
+        return xdg / "samovar"
+    try:
+        return Path.home() / ".cache" / "samovar"
+    except RuntimeError:
+        return None
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, itself made first where it is not there yet."""
+    for existing in (folder, *folder.parents):
+        try:
+            mode = existing.stat().st_mode
+        except FileNotFoundError:
+            continue
+        except OSError:  # a file in the way, or a folder that may not be searched
+            return False
+        return stat.S_ISDIR(mode) and os.access(existing, os.W_OK | os.X_OK)
+    return False
 
 
 def _cpu_name() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import model_path
+from samovar.cli.input import model_path, read_text
 from samovar.cli.output import print_json
 
 
@@ -29,7 +29,7 @@ class EmbedOptions:
 
 @click.command()
 @click.argument("model", type=model_path)
-@click.argument("texts", nargs=-1, required=True)
+@click.argument("texts", nargs=-1)
 @click.option(
     "--pooling",
     type=click.Choice(("mean", "cls", "last")),
@@ -41,7 +41,7 @@ class EmbedOptions:
 @click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def embed(**options: Any) -> None:  # noqa: ANN401 - click hands over what it parsed
-    """Print one vector per text of TEXTS, a line each.
+    """Print one vector per text of TEXTS (default: standard input as one), a line each.
 
     MODEL is a GGUF file or a built-in name.
     """
@@ -49,6 +49,7 @@ def embed(**options: Any) -> None:  # noqa: ANN401 - click hands over what it pa
 
 
 def _embed(options: EmbedOptions) -> None:
+    texts = [read_text(text, "text") for text in options.texts or (None,)]
     vectors, count = [], 0
     with inprocess.open_model(
         options.model,
@@ -56,7 +57,7 @@ def _embed(options: EmbedOptions) -> None:
         threads=options.threads,
         gpu_layers=options.gpu_layers,
     ) as backend:
-        for text in options.texts:
+        for text in texts:
             tokens = backend.tokenize(text)
             count += len(tokens)
             vectors.append(inprocess.embed(backend, tokens, options.pooling, is_raw=options.raw))

@@ -12,6 +12,7 @@ from samovar import gguf
 from samovar.cli import inprocess
 from samovar.cli.input import model_path
 from samovar.cli.output import print_json, size
+from samovar.gguf.show import shown
 
 
 @click.command()
@@ -24,9 +25,11 @@ def info(*, model: str, as_json: bool) -> None:
     """
     header = gguf.read_header(Path(model))
     facts = _facts(header)
-    if header.is_vocab_only:
+    if header.is_adapter:
+        gguf.check_adapter(header)
+    elif header.is_vocab_only:
         gguf.check_vocabulary(header)
-    elif not header.is_adapter:
+    else:
         gguf.check(header)
         facts |= _model_facts(header)
     if as_json:
@@ -72,4 +75,4 @@ def _model_facts(header: gguf.Header) -> dict[str, Any]:
 def _readable(name: str, value: object) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{size(value)} ({value})"
-    return f"{value:,}" if name == "parameters" else str(value)
+    return f"{value:,}" if name == "parameters" else shown(str(value))

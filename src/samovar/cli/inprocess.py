@@ -99,7 +99,7 @@ def _fitting_length(path: str) -> int:
 
 def _renderer(backend: LlamaBackend) -> Renderer | None:
     source = backend.model.chat_template
-    if source is None:
+    if source is None or template_family(source) is None:  # a blank one is none
         return None
     vocabulary = backend.vocabulary
     bos, eos = vocabulary.bos, vocabulary.eos
@@ -118,7 +118,7 @@ def encode_prompt(backend: LlamaBackend, prompt: str | bytes, *, is_raw: bool) -
     if not prompt:
         raise InvalidRequest("the prompt is empty; give some text")
     backend.vocabulary.require_fits(prompt, backend.context_length)
-    if is_raw or backend.model.chat_template is None:
+    if is_raw or template_family(backend.model.chat_template) is None:
         tokens = backend.tokenize(prompt)
     else:
         text = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")

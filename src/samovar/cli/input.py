@@ -10,17 +10,46 @@ from samovar import models
 from samovar.errors import InvalidRequest, ModelNotFound
 from samovar.gguf.show import shown
 
+MAX_MEBIBYTES = 64
+"""Of standard input: what one call tokenizes. Input without end would fill the memory."""
+
+MAX_GRAMMAR = 2**20
+"""Characters; the backend takes fewer, and says how many. A file may have no end."""
+
 
 def read_text(argument: str | None, what: str) -> bytes:
     """The argument's bytes, or all of standard input when it is absent or `-`.
 
-    Raises InvalidRequest when there is neither.
+    Raises InvalidRequest when there is neither, or more than MAX_MEBIBYTES.
     """
     if argument is not None and argument != "-":
         return os.fsencode(argument)
     if sys.stdin is None or (argument is None and sys.stdin.isatty()):
         raise InvalidRequest(f"no {what}: give it as an argument or on standard input")
-    return sys.stdin.buffer.read()
+    most = MAX_MEBIBYTES * 2**20
+    try:
+        data = sys.stdin.buffer.read(most + 1)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidRequest(
+            f"cannot read standard input ({reason}): give the {what} as an argument"
+        ) from None
+    if len(data) > most:
+        raise InvalidRequest(f"more than {MAX_MEBIBYTES} MiB on standard input: split the {what}")
+    return data
+
+
+def read_grammar(path: Path) -> str:
+    """The text of a grammar file. Raises InvalidRequest."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_GRAMMAR + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise InvalidRequest(f"cannot read the grammar {path}: {reason}") from None
+    if len(text) > MAX_GRAMMAR:
+        raise InvalidRequest(f"the grammar {path} is longer than any that is accepted: shorten it")
+    return text
 
 
 def model_path(text: str) -> str:

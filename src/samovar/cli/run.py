@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import model_path, read_text
+from samovar.cli.input import model_path, read_grammar, read_text
 from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
 from samovar.cli.output import print_json, write_text
 from samovar.errors import InvalidRequest
@@ -97,14 +97,7 @@ def _run(options: RunOptions) -> int:
 
 
 def _params(options: RunOptions) -> SamplingParams:
-    grammar = None
-    if options.grammar_file is not None:
-        try:
-            grammar = options.grammar_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(
-                f"cannot read the grammar {options.grammar_file}: {error}"
-            ) from None
+    grammar = None if options.grammar_file is None else read_grammar(options.grammar_file)
     return SamplingParams(
         grammar=grammar,
         temperature=options.temperature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import click
@@ -11,6 +12,7 @@ from samovar.cli.input import model_path, read_text
 from samovar.cli.output import print_json, write_bytes
 from samovar.errors import InvalidRequest
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")  # int() takes more, and refuses long ones
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -52,11 +54,7 @@ def detokenize(
     MODEL is a GGUF file, where a vocabulary alone is enough, or a built-in name. In JSON,
     what is not UTF-8 becomes U+FFFD.
     """
-    words = ids or read_text(None, "token ids").decode("ascii", "replace").split()
-    try:
-        tokens = [int(word.strip("[],")) for word in words if word.strip("[],")]
-    except ValueError:
-        raise InvalidRequest("token ids are whole numbers, parted by spaces") from None
+    tokens = _ids(" ".join(ids) if ids else read_text(None, "token ids").decode("ascii", "replace"))
     with inprocess.open_vocabulary(model) as opened:
         vocabulary = opened.vocabulary
         if no_bos and tokens[:1] == [vocabulary.bos]:
@@ -66,3 +64,11 @@ def detokenize(
         print_json({"text": data.decode("utf-8", "replace")})
     else:
         write_bytes(data)
+
+
+def _ids(text: str) -> list[int]:
+    """Token ids, parted by white space or written as a JSON array."""
+    words = [word for word in re.split(r"[\s,\[\]]+", text) if word]
+    if not all(map(_WHOLE_NUMBER.fullmatch, words)):
+        raise InvalidRequest("token ids are whole numbers, parted by spaces")
+    return [int(word) for word in words]
