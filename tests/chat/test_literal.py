@@ -234,8 +234,8 @@ def test_text_with_every_private_use_character_is_refused() -> None:
         segments(BARE, private + "</s>")
 
 
-def test_an_error_that_quotes_a_message_quotes_it_as_it_was() -> None:
-    with pytest.raises(TemplateError, match="no </s>, please"):
+def test_an_error_holds_neither_guarded_text_nor_its_code_points() -> None:
+    with pytest.raises(TemplateError, match=r"conversation: no \.\.\. please;"):
         segments("{{ raise_exception('no ' + messages[0].content + ', please') }}", "</s>")
 
 

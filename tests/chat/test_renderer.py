@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from samovar.chat import frames
 from samovar.chat.process import Limits, RenderProcess
 from samovar.chat.prompt import render_chat
 from samovar.chat.renderer import Renderer
@@ -77,6 +78,16 @@ def test_no_child_is_started_before_the_first_render() -> None:
 def test_a_long_conversation_passes(echo: Renderer) -> None:
     text = "<é>" * 30_000
     assert ask(echo, text) == text
+
+
+def test_a_conversation_beyond_the_limit_of_a_frame_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "MAX_FRAME", 5000)
+    with Renderer("{{ messages[0].content }}") as renderer:
+        with pytest.raises(InvalidRequest, match="the conversation is too long to render"):
+            ask(renderer, "secret " * 1000)
+        assert ask(renderer, "short") == "short"
 
 
 def test_it_renders_in_segments(echo: Renderer) -> None:
@@ -195,6 +206,7 @@ def test_close_ends_the_child_and_further_renders() -> None:
 
 PARENT = """
 import sys
+from samovar.chat import frames
 from samovar.chat.process import Limits
 from samovar.chat.renderer import Renderer
 renderer = Renderer(sys.argv[1], limits=Limits(deadline_seconds=1))
@@ -219,9 +231,12 @@ def test_a_child_whose_parent_has_gone_says_nothing() -> None:
     argv = [sys.executable, "-m", "samovar.chat.child", str(2**30), "1"]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE
+    ) as child:
+        os.close(writer)
+        _, complaint = child.communicate(timeout=60)
+    assert (child.returncode, complaint) == (0, b"")
 
 
 ONCE = """
@@ -235,13 +250,16 @@ with Renderer("{{ messages[0].content }}") as renderer:
 @pytest.mark.parametrize("closed", ["2>&-", "0<&-", "0<&- 2>&-"])
 def test_a_process_without_standard_streams_renders(closed: str) -> None:
     shell = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", ONCE]
-    done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    done = subprocess.run(shell, capture_output=True, timeout=60, check=False)
     assert done.stdout == b"hello", done.stderr.decode()
 
 
-def test_a_child_that_cannot_start_says_so() -> None:
-    with pytest.raises(InternalError, match="does not start"):
+def test_a_child_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InternalError, match="does not start: it took more than 0 seconds"):
         RenderProcess(Limits(start_seconds=0.0))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(InternalError, match="does not start: No such file"):
+        RenderProcess(Limits())
 
 
 def test_prompts_show_neither_in_logs_nor_in_the_process_list(

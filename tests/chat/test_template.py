@@ -173,6 +173,33 @@ def test_an_error_does_not_quote_messages() -> None:
         assert "hello" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ("'role ' + m.role + ' is odd, with ' + m.content", "role user is odd, with ..."),
+        ("m.content + ': no ' + m.content + m.content", "... no ..."),
+        ("m.content", "..."),
+        ("m", "..."),
+        ("'two\nlines'", "two lines"),
+    ],
+)
+def test_a_refusal_is_quoted_without_what_the_template_does_not_say_itself(
+    refusal: str, said: str
+) -> None:
+    source = f"{{% set m = messages[0] %}}{{# user #}}{{{{ raise_exception({refusal}) }}}}"
+    with pytest.raises(TemplateError) as error:
+        render(source, [{"role": "user", "content": "my secret plan"}])
+    assert f"refused this conversation: {said}; " in str(error.value)
+
+
+def test_an_error_does_not_quote_the_names_that_were_passed_on() -> None:
+    call = {"function": {"name": "now", "arguments": {"secret": 1}}}
+    source = "{{ raise_exception(**messages[0].tool_calls[0].function.arguments) }}"
+    with pytest.raises(TemplateError, match="failed in line 1: TypeError;") as error:
+        render(source, [{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert "secret" not in str(error.value)
+
+
 def test_arguments_that_are_no_object_are_blamed_on_the_caller(tool_template: str) -> None:
     broken = [{"function": {"name": "now", "arguments": "{zone"}}]
     source = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments.items() }}"

@@ -28,6 +28,10 @@ class RefusalError(TemplateError):
     """The template called `raise_exception`: it cannot express this conversation."""
 
 
+class MisuseError(TemplateError):
+    """The template did what it may not; the words are ours."""
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. `now` gives the time that `strftime_now` prints."""
 
@@ -83,7 +87,7 @@ def _new_dict(*args: Json, **kwargs: Json) -> dict[Json, Json]:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or name.startswith("_"):
-        raise RefusalError("names in a namespace are text that does not begin with an underscore")
+        raise MisuseError("names in a namespace are text that does not begin with an underscore")
 
 
 def _refuse(message: object) -> NoReturn:

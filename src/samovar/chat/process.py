@@ -13,6 +13,8 @@ from samovar.chat.frames import FrameTooLongError, read_frame, write_frame
 from samovar.chat.template import MAX_OUTPUT
 from samovar.errors import InternalError, InvalidRequest
 
+_NO_START = "the process that renders chat templates does not start"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -45,23 +47,7 @@ class RenderProcess:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # The parent's own deadline comes first; this one is for when there is no parent.
-        alarm = limits.deadline_seconds + 1.0
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "samovar.chat.child",
-                str(limits.memory_bytes),
-                str(alarm),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, "PYTHONPATH": _import_path()},
-            start_new_session=True,  # an interrupt at the terminal is the parent's to handle
-        )
+        self._process = _started(limits)
         self._input, self._output = (
             _unblocked(self._process.stdin),
             _unblocked(self._process.stdout),
@@ -70,9 +56,7 @@ class RenderProcess:
             self._exchange(None, limits.start_seconds)
         except ChildLostError as lost:
             self.kill()
-            raise InternalError(
-                f"the process that renders chat templates does not start: {lost.reason}"
-            ) from None
+            raise InternalError(f"{_NO_START}: {lost.reason}") from None
         except BaseException:
             self.kill()
             raise
@@ -116,6 +100,23 @@ class RenderProcess:
         if not isinstance(answer, dict):
             raise ChildLostError("it wrote what is no answer")
         return answer
+
+
+def _started(limits: Limits) -> subprocess.Popen[bytes]:
+    # The parent's own deadline comes first; this one is for when there is no parent.
+    alarm = limits.deadline_seconds + 1.0
+    command = [sys.executable, "-P", "-m", "samovar.chat.child"]
+    try:
+        return subprocess.Popen(
+            [*command, str(limits.memory_bytes), str(alarm)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": _import_path()},
+            start_new_session=True,  # an interrupt at the terminal is the parent's to handle
+        )
+    except OSError as error:
+        raise InternalError(f"{_NO_START}: {error.strerror}") from None
 
 
 def _unblocked(pipe: IO[bytes] | None) -> int:

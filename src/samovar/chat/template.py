@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import jinja2
 
 from samovar.chat.conversation import REPAIRS, Conversation
-from samovar.chat.environment import RefusalError, Sandbox
+from samovar.chat.environment import MisuseError, RefusalError, Sandbox
 from samovar.chat.messages import plain_variables, sound_text
 from samovar.chat.traits import Traits, probe
 from samovar.errors import InvalidRequest, TemplateError, TemplateMissing
@@ -103,7 +103,7 @@ class Template:
 
         `variables` are the template's own, such as `enable_thinking`. Raises InvalidRequest for
         messages that are malformed in themselves, and TemplateError where the template refuses
-        them or fails; its message carries what the template says, so it may quote the messages.
+        them or fails; its message carries what the template says, as far as its source does.
         """
         context = {**plain_variables(variables), "add_generation_prompt": add_generation_prompt}
         failure: Exception | None = None
@@ -143,7 +143,7 @@ class Template:
         for piece in self._compiled.generate(given):
             size += len(piece)
             if size > self._max_output:
-                raise RefusalError(f"the prompt is longer than {self._max_output} characters")
+                raise MisuseError(f"the prompt is longer than {self._max_output} characters")
             pieces.append(piece)
         return sound_text("".join(pieces))
 
@@ -160,12 +160,15 @@ def checked_source(source: object) -> str:
 
 def _explain(error: Exception, source: str) -> str:
     if isinstance(error, RefusalError):
-        return f"the chat template refused this conversation: {_cut(error)}; {_REMEDY}"
+        words = _cut(_own_words(str(error), source))
+        return f"the chat template refused this conversation: {words}; {_REMEDY}"
+    if isinstance(error, MisuseError):
+        return f"the chat template failed: {error}; {_REMEDY}"
     if isinstance(error, MemoryError):
         return f"the chat template needs more memory than it may have; {_REMEDY}"
     words = type(error).__name__
     if _is_telling(error, source):
-        words += f", {_cut(error)}"
+        words += f", {_cut(str(error))}"
     return f"the chat template failed{_line(error.__traceback__)}: {words}; {_REMEDY}"
 
 
@@ -177,11 +180,17 @@ def _is_telling(error: Exception, source: str) -> bool:
     if isinstance(error, jinja2.UndefinedError):  # "'dict object' has no attribute 'name'"
         names = re.findall("'([^']*)'", str(error))
         return bool(names) and names[-1] in source
-    return isinstance(error, TypeError)
+    # "f() got an unexpected keyword argument 'name'": a template may pass on what it was given.
+    return isinstance(error, TypeError) and " argument '" not in str(error)
 
 
-def _cut(error: Exception) -> str:
-    text = str(error)
+def _own_words(text: str, source: str) -> str:
+    """`text` with "..." for the words that its template does not hold: they may be a message's."""
+    words = [word if word in source else "..." for word in text.split()]
+    return re.sub(r"(\.\.\. )+\.\.\.(?= |$)", "...", " ".join(words))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
