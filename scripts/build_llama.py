@@ -125,11 +125,14 @@ class Plan:
 def build_cache(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder that keeps what was built."""
     named = environment.get("SAMOVAR_BUILD_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
     xdg = Path(environment.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has relative paths ignored.
-    home = xdg if xdg.is_absolute() else Path.home() / ".cache"
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        # The XDG specification has relative paths ignored.
+        home = xdg if xdg.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as problem:
+        raise SetUpError(f"{problem}: set HOME, or SAMOVAR_BUILD_CACHE to a folder") from problem
     return home / "samovar" / "wheels"
 
 
@@ -144,9 +147,9 @@ def find_wheel(plan: Plan) -> Path | None:
     try:
         expected = json.loads((plan.folder / "build.json").read_text(encoding="utf-8"))["sha256"]
         wheel = next(plan.folder.glob("*.whl"))
+        return wheel if sha256_of(wheel) == expected else None
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return None
-    return wheel if sha256_of(wheel) == expected else None
 
 
 def ensure_wheel(plan: Plan, build: Callable[[Plan], Path] | None = None) -> Path:
@@ -390,6 +393,15 @@ def main() -> int:
     except SetUpError as problem:
         tell(f"set-up stopped: {problem}")
         return 1
+    except OSError as problem:  # a cache that is read-only, full or in the way
+        tell(
+            f"set-up stopped: {problem}: make room there, or name a folder that can be written"
+            " with SAMOVAR_BUILD_CACHE"
+        )
+        return 1
+    except KeyboardInterrupt:
+        tell("set-up stopped: interrupted; the next one goes on from here")
+        return 130
     return 0
 
 

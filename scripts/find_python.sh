@@ -4,8 +4,12 @@
 new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
 makes_environments='import ensurepip, venv'
 lacking=
+named=$1
+if [ -z "$named" ]; then
+    set -- python3 python3.11 python3.12 python3.13 python3.14 python
+fi
 
-for python in ${1:-python3 python3.11 python3.12 python3.13 python3.14 python}; do
+for python in "$@"; do
     if command -v "$python" >/dev/null 2>&1 && "$python" -c "$new_enough" >/dev/null 2>&1; then
         if "$python" -c "$makes_environments" >/dev/null 2>&1; then
             echo "$python"
@@ -17,8 +21,8 @@ done
 
 if [ -n "$lacking" ]; then
     echo "set-up stopped: $lacking has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2
-elif [ -n "$1" ]; then
-    echo "set-up stopped: $1 is not a Python 3.11 or newer: name another with make PYTHON=..." >&2
+elif [ -n "$named" ]; then
+    echo "set-up stopped: $named is not a Python 3.11 or newer: name another with make PYTHON=..." >&2
 else
     echo "set-up stopped: no Python 3.11 or newer found: install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it with make PYTHON=..." >&2
 fi

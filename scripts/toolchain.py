@@ -105,14 +105,15 @@ def find_compilers() -> dict[str, Compiler]:
 
 
 def _find_compiler(variable: str, names: Sequence[str], language: str) -> Compiler:
-    named = os.environ.get(variable)
+    named = os.environ.get(variable, "").strip()
     for command in [named] if named else names:
-        path = shutil.which(shlex.split(command)[0])
-        if path is None:
-            continue
         try:
-            version = _output([*shlex.split(command), "--version"])
-        except (OSError, subprocess.SubprocessError):
+            words = shlex.split(command)
+            path = shutil.which(words[0])
+            if path is None:
+                continue
+            version = _output([*words, "--version"])
+        except (OSError, ValueError, subprocess.SubprocessError):
             continue
         return Compiler(command, path, version.splitlines()[0] if version else "")
     asked = f" ({variable}={named} does not run)" if named else ""
@@ -124,7 +125,13 @@ def _find_compiler(variable: str, names: Sequence[str], language: str) -> Compil
 
 def _output(command: Sequence[str]) -> str:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+        timeout=60,
     )
     return done.stdout
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -191,3 +195,63 @@ def test_a_failing_compile_names_its_log(tmp_path: Path) -> None:
     with pytest.raises(SetUpError, match="did not compile; the whole story is in"):
         build_llama.run_showing_progress(["sh", "-c", "echo error: no; exit 1"], {}, log)
     assert "error: no" in log.read_text()
+
+
+def set_up(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """The script as `make setup` calls it."""
+    script = build_llama.ROOT / "scripts" / "build_llama.py"
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, **changes},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_cache_that_cannot_be_made_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    done = set_up(SAMOVAR_BUILD_CACHE=str(in_the_way / "wheels"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("set-up stopped: ")
+    assert str(in_the_way) in done.stderr
+    assert "SAMOVAR_BUILD_CACHE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_home_that_is_nobodys_is_one_line_that_says_what_to_do() -> None:
+    done = set_up("--check", SAMOVAR_BUILD_CACHE="~no-such-user/wheels")
+    assert done.returncode == 1
+    assert "set HOME, or SAMOVAR_BUILD_CACHE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+INTERRUPTIBLE = """
+import build_llama
+def build():
+    build_llama.run(["sh", "-c", "echo up; exec sleep 60"])
+build_llama.this_plan = build
+raise SystemExit(build_llama.main())
+"""
+
+
+def test_an_interrupted_set_up_says_so_in_one_line() -> None:
+    # What runs in the background of a shell ignores interrupts, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE],
+        cwd=build_llama.ROOT / "scripts",
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "up\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=60)
+    signal.signal(signal.SIGINT, before)
+    assert process.returncode == 130
+    assert said.startswith("set-up stopped: interrupted")
+    assert said.count("\n") == 1

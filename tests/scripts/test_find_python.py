@@ -48,6 +48,7 @@ def test_the_first_that_will_do_is_chosen(
 def test_the_named_one_is_used_alone(tmp_path: Path) -> None:
     pythons = {"python3": GOOD, "mine": GOOD, "old": TOO_OLD}
     assert find(tmp_path, pythons, "mine") == (0, "mine", "")
+    assert find(tmp_path, {"my python": GOOD}, "my python") == (0, "my python", "")
     status, _, said = find(tmp_path, pythons, "old")
     assert status == 1
     assert said.startswith("set-up stopped: old is not a Python 3.11 or newer")

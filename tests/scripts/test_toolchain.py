@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -160,10 +161,20 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_install(
     assert "\n" not in str(caught.value)
 
 
-def test_a_named_compiler_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    with pytest.raises(SetUpError, match="CXX=no-such-compiler -O2 does not run"):
+@pytest.mark.parametrize("command", ["no-such-compiler -O2", "c++ 'half a quotation"])
+def test_a_named_compiler_that_does_not_run_is_named(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(SetUpError, match=f"CXX={re.escape(command)} does not run"):
         toolchain.find_compilers()
+
+
+def test_a_blank_name_names_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    found = toolchain.find_compilers()["CXX"]
+    monkeypatch.setenv("CXX", " ")
+    assert toolchain.find_compilers()["CXX"] == found
 
 
 def test_a_named_compiler_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
