@@ -41,6 +41,8 @@ def build_adapter(  # noqa: PLR0913 - each is one property of the adapter
     tensors: the matrices to change, named without block number and ".weight"; those that the
         model does not have are passed over, but ValueError if it has none of them.
     """
+    if rank < 1 or alpha == 0:
+        raise ValueError(f"a rank of {rank} and an alpha of {alpha:g} change nothing")
     base = read_head(Path(base_path))
     chosen = [info for info in base.tensors.values() if _plain_name(info.name) in tensors]
     if not chosen:

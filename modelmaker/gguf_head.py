@@ -60,7 +60,10 @@ class Head:
     @property
     def architecture(self) -> str:
         """The name of llama.cpp's architecture."""
-        return str(self.metadata["general.architecture"].value)
+        found = self.metadata.get("general.architecture")
+        if found is None:
+            raise ValueError(f"{self.path} names no architecture")
+        return str(found.value)
 
     def rows(self, tensor: TensorInfo, limit: int) -> NDArray[np.uint8]:
         """The bytes of the tensor's first rows, at most `limit` of them."""
@@ -118,11 +121,15 @@ class _Cursor:
 
 
 def read_head(path: Path) -> Head:
-    """Read the head of the file; ValueError where it is no GGUF file."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] != b"GGUF":
+    """Read the head of the file; ValueError where it is no whole GGUF file."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
-        return _read(path, data)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _read(path, data)
+            except (ValueError, struct.error) as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _read(path: Path, data: mmap.mmap) -> Head:

@@ -83,6 +83,8 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
     raw_bytes: whether greedy text may hold bytes that are no printable UTF-8 by themselves.
     """
     sizes = _sizes(kind, shape)
+    if context_length is not None and context_length < 1:
+        raise ValueError(f"a context of {context_length} tokens holds nothing")
     direct = shape != TINY
     matrix_kind, file_type = quantization_named(quant or ("Q8_0" if direct else "F16"))
     words = vocabulary_for(vocab or _usual_vocabulary(kind), sizes.vocabulary_size)

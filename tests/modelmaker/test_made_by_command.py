@@ -49,3 +49,35 @@ def test_what_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "none.gguf" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["llama"])
+
+
+@pytest.mark.parametrize(
+    "options", [["--rank", "0"], ["--rank", "-1"], ["--alpha", "0"]], ids=" ".join
+)
+def test_an_adapter_that_changes_nothing_is_not_made(
+    tmp_path: Path, made: Made, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(["adapter", str(made("llama")), str(tmp_path / "a.gguf"), *options]) == 1
+    assert "change nothing" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("length", ["0", "-5"])
+def test_a_context_of_nothing_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: str
+) -> None:
+    assert main(["bert", str(tmp_path / "b.gguf"), "--context-length", length]) == 1
+    assert "holds nothing" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 20, 30, 300])
+def test_a_file_that_is_cut_is_no_base_and_no_vocabulary(
+    tmp_path: Path, made: Made, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(made("llama").read_bytes()[:size])
+    assert main(["adapter", str(cut), str(tmp_path / "a.gguf")]) == 1
+    assert main(["vocabulary", str(tmp_path / "v.gguf"), "--vocab", str(cut)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"modelmaker: {cut} is ") for line in lines] == [True, True]
