@@ -70,7 +70,9 @@ def test_parts_that_contradict_their_names_are_refused(
 def test_the_number_of_a_part_has_its_type(llama: RawFile, tmp_path: Path) -> None:
     paths = split(llama, tmp_path)
     paths[1].write_bytes(RawFile({}, llama.tensors[7:14]).set("split.no", U32, 1).dump())
-    with pytest.raises(MalformedGGUF, match=r"split\.no is of type uint32"):
+    with pytest.raises(
+        MalformedGGUF, match=r"tiny-00002-of-00003\.gguf: split\.no is of type uint32"
+    ):
         read_header(paths[0])
 
 

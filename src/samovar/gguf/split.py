@@ -32,10 +32,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     does not read, or a later part of a split model).
     """
     first = read_single(Path(path))
-    number, count = _u16(first.metadata, "split.no"), _u16(first.metadata, "split.count")
+    label = shown(first.path)
+    number, count = (_u16(label, first.metadata, f"split.{what}") for what in ("no", "count"))
     if count <= 1:
         return first
-    label = shown(first.path)
     if count > MAX_PARTS:
         raise MalformedGGUF(f"{label} says it is split into {count} parts: download it again")
     if number != 0:
@@ -93,7 +93,8 @@ def _check_part(path: Path, metadata: dict[str, Value], number: int, count: int)
     # llama.cpp asserts the type of `split.no` in the later parts: a wrong one ends the process.
     if "split.no" not in metadata:
         raise MalformedGGUF(f"{shown(path)} does not say which part it is: download it again")
-    said = _u16(metadata, "split.no"), _u16(metadata, "split.count")
+    label = shown(path)
+    said = _u16(label, metadata, "split.no"), _u16(label, metadata, "split.count")
     if said[0] != number or said[1] not in (0, count):
         raise MalformedGGUF(
             f"{shown(path)} says it is part {said[0] + 1} of {said[1]}, and its name says "
@@ -101,10 +102,12 @@ def _check_part(path: Path, metadata: dict[str, Value], number: int, count: int)
         )
 
 
-def _u16(metadata: Mapping[str, Value], key: str) -> int:
+def _u16(label: str, metadata: Mapping[str, Value], key: str) -> int:
     found = metadata.get(key)
     if found is None:
         return 0
     if found.type is not ValueType.UINT16 or not isinstance(found.value, int):
-        raise MalformedGGUF(f"{key} is of type {found.label}, not uint16: split the model again")
+        raise MalformedGGUF(
+            f"{label}: {key} is of type {found.label}, not uint16: split the model again"
+        )
     return found.value
