@@ -74,6 +74,10 @@ class Client:
     comes: int = 0
     cancels: int | None = None
 
+    def _repr_pretty_(self, printer: object, cycle: object) -> None:  # noqa: ARG002
+        """See `__repr__`; hypothesis would print every field."""
+        printer.text(repr(self))  # type: ignore[attr-defined]
+
     def __repr__(self) -> str:
         """What is not as usual, in one line: a scenario that fails is printed."""
         plain = request()

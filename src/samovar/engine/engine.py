@@ -9,6 +9,7 @@ sequence cannot be computed, and that one alone fails.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -227,6 +228,8 @@ class Engine:
         return self.backend.num_sequences - len(self.scheduler.running)
 
     def _require_adapters(self, request: Request) -> None:
+        if not isinstance(request.adapters, tuple) or not all(map(_is_scaled, request.adapters)):
+            raise InvalidRequest("adapters are pairs of a name and a finite number, its scale")
         for name, _ in request.adapters:
             if name not in self._adapters:
                 raise InvalidRequest(f"no adapter named {name} is loaded")
@@ -408,6 +411,17 @@ class Engine:
         self._events += self._embedding.close()
         events, self._events = self._events, []
         return events
+
+
+def _is_scaled(pair: object) -> bool:
+    """Whether it is a name and a scale. Anything else would fail where all sequences meet."""
+    match pair:
+        case (str(), bool()):
+            return False
+        case (str(), int() | float() as scale):
+            return isinstance(pair, tuple) and math.isfinite(scale)
+        case _:
+            return False
 
 
 def _prefix_of(request: VerifyRequest) -> GenerateRequest:
