@@ -17,6 +17,7 @@ RHYMES = {
     "comparison": _NUMBER,
     "question": _OTHER,
     "reading": _OTHER,
+    "readings": _OTHER,
     "small talk": _OTHER,
     "unknown": _OTHER,
 }

@@ -34,18 +34,20 @@ _AT = re.compile("|".join(words.at(place) for place in words.PLACES), re.IGNOREC
 
 @cache
 def _known() -> tuple[frozenset[str], frozenset[str]]:
-    """The words of the corpus's stories, and the forms of their sentences."""
+    """The words of the corpus's stories and of their world, and the forms of their sentences."""
     found: set[str] = set()
     forms: set[str] = set()
     for number in range(_KNOWN_STORIES):
         text = stories.story(Draw(f"known/{number}")).text
         found.update(_WORD.findall(text.lower()))
         forms.update(map(form, sentences(text)))
+    world = " ".join((*words.CITIES, *words.JOBS, *words.DRINKS))
+    found.update(_WORD.findall(world.lower()))
     return frozenset(found), frozenset(forms)
 
 
 def non_words(text: str) -> list[str]:
-    """Words of a text that no story of the corpus has."""
+    """Words of a text that neither the stories of the corpus have nor the world they are set in."""
     return [word for word in _WORD.findall(text.lower()) if word not in _known()[0]]
 
 

@@ -1,9 +1,9 @@
-"""Training: python -m training.train --out DIR [--steps N] [--more N].
+"""Training: python -m training.train --out DIR [--parts STEPS ...].
 
 The same command goes on from the last checkpoint, exactly: documents come from the seed by
 number, and model, optimizers, position and random state are saved together. A run repeats bit for
-bit on the same machine and number of threads. `--more` steps of the second part of the corpus
-follow on the first, with a smaller learning rate.
+bit on the same machine and number of threads. The later parts have the second part of the corpus,
+and each begins with a smaller learning rate than the one before.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _SAVE_SECONDS = 120.0
 _LOG_STEPS = 25
 
 
-_SECOND_PEAK = 0.4
-"""The second part begins with so much of the highest learning rate."""
+_PEAKS = (1.0, 0.4, 0.3)
+"""Each part begins with so much of the highest learning rate."""
 
 
 def rate(progress: float, step: int, peak: float) -> float:
@@ -145,8 +145,8 @@ class Training:
 
     @property
     def length(self) -> int:
-        """Steps of both parts."""
-        return int(self.settings["steps"] + self.settings["more"])
+        """Steps of all parts."""
+        return int(sum(self.settings["parts"]))
 
     def share_done(self) -> float:
         """From 0 to 1."""
@@ -154,11 +154,12 @@ class Training:
 
     def rate(self, peak: float) -> float:
         """The learning rate of the next step."""
-        step, first = self.progress.step, self.settings["steps"]
-        if step < first:
-            return rate(step / first, step, peak)
-        step -= first
-        return rate(step / self.settings["more"], step, _SECOND_PEAK * peak)
+        step = self.progress.step
+        for length, share in zip(self.settings["parts"], _PEAKS, strict=False):
+            if step < length:
+                return rate(step / length, step, share * peak)
+            step -= length
+        raise AssertionError("the training is over")
 
     def step(self) -> None:
         """One step of the optimizer."""
@@ -230,8 +231,9 @@ class Training:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.train", description="Train samovar-mini.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--more", type=int, default=600, help="steps of the second part")
+    parser.add_argument(
+        "--parts", type=int, nargs="+", default=[2500, 600, 300], help="steps of each part"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=6144, help="tokens of a step")
@@ -247,7 +249,7 @@ def main() -> None:
     """Train as the command line says."""
     given = _arguments()
     torch.set_num_threads(given.threads)
-    keys = ("steps", "more", "seed", "tokens", "peak")
+    keys = ("parts", "seed", "tokens", "peak")
     training = Training(given.out, {key: getattr(given, key) for key in keys})
     training.run(given.save_seconds, given.pause)
 

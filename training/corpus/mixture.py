@@ -136,10 +136,33 @@ _LATE_SHARES: dict[Callable[[Draw], Document], float] = {
 """The second part: more of what took longest to learn, which is to find who has what in a text, and
 to compute."""
 
-LATE = 179_454
-"""The number of the document with which the second part begins: what the first 2,500 steps take."""
+_LAST_SHARES: dict[Callable[[Draw], Document], float] = {
+    **_LATE_SHARES,
+    _story: 4,
+    stories.asked_story: 6,
+    questions.fact: 9,
+    questions.reading: 14,
+    questions.readings: 16,
+    instructions.copying: 2,
+    instructions.instruction: 3,
+    numbers.small_sum: 18,
+    numbers.large_sum: 10,
+    numbers.comparison: 2,
+    numbers.counting: 2,
+    numbers.problem: 4,
+    chat: 2,
+    schemas.structured: 4,
+    tools.call: 7,
+    tools.answer: 4,
+}
+"""The third part: sums above all, and everything else again."""
+
+LATE, LAST = 179_454, 233_181
+"""The numbers of the documents with which the second and the third part begin: what the first 2,500
+and 3,100 steps take with the seed 1."""
 
 _LATE_MAKERS, _LATE_WEIGHTS = list(_LATE_SHARES), list(_LATE_SHARES.values())
+_LAST_MAKERS, _LAST_WEIGHTS = list(_LAST_SHARES), list(_LAST_SHARES.values())
 
 
 _EARLY = 60_000
@@ -153,6 +176,8 @@ def document(seed: int, index: int, *, held_out: bool = False) -> Document:
     is_late = held_out or index >= LATE
     side = "held out" if held_out else "train"
     draw = Draw(f"{seed}/{side}/{index}", held_out=held_out, is_late=is_late)
+    if index >= LAST and not held_out:
+        return draw.weighted(_LAST_MAKERS, _LAST_WEIGHTS)(draw)
     if is_late and not held_out:
         return draw.weighted(_LATE_MAKERS, _LATE_WEIGHTS)(draw)
     if index < _EARLY and not held_out and draw.chance(_EARLY_COPYING):
