@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from gguf_files import (
     RawFile,
     RawTensor,
     array,
+    parse,
     retyped,
     scalar,
     text,
@@ -36,9 +37,9 @@ from hypothesis import strategies as st
 
 from samovar.errors import MalformedGGUF, SamovarError
 from samovar.gguf import check, read_header
+from tests.conftest import FULL_SCALE, Models, scaled
 
-IS_FULL = os.environ.get("SAMOVAR_TEST_SCALE") == "full"
-NUM_FLIPS = 5000 if IS_FULL else 250
+NUM_FLIPS = scaled(250, 5000)
 
 Case = tuple[str, bytes]
 
@@ -129,6 +130,10 @@ ADDED = {
     "llama.attention.causal": scalar(BOOL, value=False),
     "llama.attention.sliding_window": scalar(U32, 16),
     "llama.nextn_predict_layers": scalar(U32, 1),
+    "llama.embedding_length_out": scalar(U32, 32),
+    "llama.rope.dimension_count": scalar(U32, 8),
+    "llama.rope.dimension_count_swa": scalar(U32, 8),
+    "llama.rope.dimension_sections": array(I32, [1, 1, 1, 1]),
     "tokenizer.ggml.pre": scalar(STRING, "llama-bpe"),
     "tokenizer.ggml.add_bos_token": scalar(BOOL, value=True),
     "tokenizer.ggml.add_space_prefix": scalar(BOOL, value=False),
@@ -150,24 +155,37 @@ def spoiled(pair: Pair) -> Iterator[Pair]:
     if kind == STRING:
         yield from (scalar(STRING, value) for value in STRINGS)
     if kind == ARRAY:
-        yield from (array(I32, [value] * VOCAB) for value in (0, 1, 3, 6, 7, -1))
-        yield from (array(F32, [value] * VOCAB) for value in FLOATS)
-        yield from (array(STRING, [f"{i}" * n for i in range(VOCAB)]) for n in (0, 1, 100))
+        _, count = struct.unpack_from("<IQ", pair[1])
+        yield from (array(I32, [value] * count) for value in (0, 1, 3, 6, 7, -1))
+        yield from (array(F32, [value] * count) for value in FLOATS)
+        yield from (array(STRING, [f"{i}" * n for i in range(count)]) for n in (0, 1, 100))
 
 
-def absurd(llama: RawFile) -> Iterator[Case]:
-    for key in llama.pairs:
-        yield f"without {key}", llama.without(key).dump()
-    for key, pair in {**llama.pairs, **ADDED}.items():
+def absurd(model: RawFile, architecture: str = "llama") -> dict[str, RawFile]:
+    added = {key.replace("llama.", f"{architecture}."): pair for key, pair in ADDED.items()}
+    cases = {f"without {key}": model.without(key) for key in model.pairs}
+    for key, pair in {**model.pairs, **added}.items():
         for number, other in enumerate(spoiled(pair)):
-            yield f"{key} #{number}", RawFile({**llama.pairs, key: other}, llama.tensors).dump()
-    for key, pair in ADDED.items():
-        yield f"with {key}", RawFile({**llama.pairs, key: pair}, llama.tensors).dump()
+            cases[f"{key} #{number}"] = RawFile({**model.pairs, key: other}, model.tensors)
+    for key, pair in added.items():
+        cases[f"with {key}"] = RawFile({**model.pairs, key: pair}, model.tensors)
+    return cases
 
 
 @pytest.mark.native
 def test_absurd_metadata(llama: RawFile, native: Native, tmp_path: Path) -> None:
-    judge(absurd(llama), native, tmp_path / "absurd.gguf")
+    cases = ((name, file.dump()) for name, file in absurd(llama).items())
+    judge(cases, native, tmp_path / "absurd.gguf")
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2", "lfm2", "mamba", "bert"])
+def test_absurd_metadata_of_other_kinds(
+    models: Models, native: Native, tmp_path: Path, kind: str
+) -> None:
+    cases = absurd(parse(models(kind).read_bytes()), kind)
+    chosen = random.Random(kind).sample(sorted(cases), scaled(50, len(cases)))
+    judge(((name, cases[name].dump()) for name in chosen), native, tmp_path / "absurd.gguf")
 
 
 def misshapen(llama: RawFile) -> Iterator[Case]:
@@ -233,7 +251,7 @@ def test_llama_cpp_does_not_survive_what_is_refused(
 ) -> None:
     path = tmp_path / "lethal.gguf"
     cases = list(lethal(llama).items())
-    for name, file in cases if IS_FULL else cases[::6]:  # each costs a process
+    for name, file in cases if FULL_SCALE else cases[::6]:  # each costs a process
         path.write_bytes(file.dump())
         assert verdict(path) != "passed", name
         assert native.ask(path).startswith("died"), name
@@ -247,7 +265,7 @@ def test_what_is_lethal_is_refused(llama: RawFile, tmp_path: Path) -> None:
 
 
 EXAMPLES = settings(
-    max_examples=1000 if IS_FULL else 150,
+    max_examples=scaled(150, 1000),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

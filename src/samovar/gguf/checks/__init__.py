@@ -10,6 +10,7 @@ from samovar.gguf.checks.adapter import check_adapter
 from samovar.gguf.checks.kind import check_architecture, check_kind
 from samovar.gguf.checks.layers import check_layers
 from samovar.gguf.checks.layout import check_layout
+from samovar.gguf.checks.output import check_output
 from samovar.gguf.checks.shape import check_shape
 from samovar.gguf.checks.tokenizer import check_tokenizer
 from samovar.gguf.header import Header
@@ -28,6 +29,7 @@ def check(header: Header) -> None:
     check_layout(header)
     check_shape(header)
     check_layers(header)
+    check_output(header)
     check_tokenizer(header)
 
 

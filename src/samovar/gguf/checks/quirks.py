@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from samovar.gguf.checks.keys import refuse
-from samovar.gguf.header import Header
+from samovar.gguf.header import INTEGERS, Header
 from samovar.gguf.memory import is_latent
 from samovar.gguf.stack import FULL_ATTENTION_INTERVALS, stack_of
-from samovar.gguf.values import ValueType
 
 
 class Bound(NamedTuple):
@@ -129,9 +128,8 @@ def _check_sections(header: Header) -> None:
     """`ggml_compute_forward_rope` asserts that the sections fit and are not all empty."""
     key = header.of_arch("rope.dimension_sections")
     ref = header.array_ref(key)
-    if ref is not None and ref.element_type is ValueType.STRING:
-        return
-    sections = [int(x) for x in header.numbers(key)] if ref is not None and ref.data else []
+    is_whole = ref is not None and ref.element_type in INTEGERS and bool(ref.data)
+    sections = [int(x) for x in header.numbers(key)] if is_whole else []
     if header.architecture in MULTI_ROPE and not any(sections[:3]):
         raise refuse(header, f"{key} is missing or empty")
     size = _number(header, "attention.key_length") or (header.n_embd or 0) // (header.n_head or 1)

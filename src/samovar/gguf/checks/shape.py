@@ -26,6 +26,7 @@ from samovar.gguf.checks.keys import (
 from samovar.gguf.checks.quirks import check_quirks
 from samovar.gguf.checks.windows import check_windows
 from samovar.gguf.header import MAX_LAYERS, POOLING_TYPES, Header
+from samovar.gguf.stack import window_rule
 
 # Bounds far above what exists: 10 million tokens of context, width 20,480, 256 heads of 576.
 MAX_CONTEXT = 1 << 28
@@ -117,18 +118,35 @@ def _check_heads(header: Header, heads: Heads) -> None:
 
 def _check_rotation(header: Header, heads: Heads) -> None:
     rotated = count_key(header, header.of_arch("rope.dimension_count"), 0, MAX_HEAD_SIZE)
-    if rotated is None or not heads.queries[0]:
+    if not heads.queries[0]:
+        return
+    if window_rule(header) is not None:
+        _check_windowed_rotation(header, rotated, heads.key_size)
+    if rotated is None:
         return
     size = heads.key_size
-    # `ggml_compute_forward_rope` asserts both.
-    if rotated % 2 or rotated > size:
-        raise refuse(header, f"{rotated} elements of a head of {size} are rotated")
+    _require_rotation(header, rotated, size)
     if rotated != size and header.architecture in ROTATES_WHOLE_HEADS:
         raise refuse(
             header,
             f"{rotated} of {size} elements of a head are rotated, and {header.architecture} "
             "rotates whole heads",
         )
+
+
+def _check_windowed_rotation(header: Header, rotated: int | None, size: int) -> None:
+    """Layers with a window may have heads of their own; what is not stated is as elsewhere."""
+    own = count_key(header, header.of_arch("rope.dimension_count_swa"), 0, MAX_HEAD_SIZE)
+    own_size = count_key(header, header.of_arch("attention.key_length_swa"), 1, MAX_HEAD_SIZE)
+    if own is not None or own_size is not None:
+        usual = size if rotated is None else rotated
+        _require_rotation(header, usual if own is None else own, own_size or size)
+
+
+def _require_rotation(header: Header, rotated: int, size: int) -> None:
+    # `ggml_compute_forward_rope` asserts an even number within the head, and never ends at 0.
+    if rotated < 2 or rotated % 2 or rotated > size:
+        raise refuse(header, f"{rotated} elements of a head of {size} are rotated")
 
 
 def _check_experts(header: Header, layers: int) -> None:
