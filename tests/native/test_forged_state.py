@@ -86,10 +86,21 @@ WINDOW: dict[str, Forge] = {
 }
 """Of the cells of a sliding window of 64: u32 cells, 12 bytes per cell, and then rows by layer."""
 
+WHOLE: dict[str, Forge] = {
+    **{f"{n} streams": put_integer(0, n) for n in (0, 2, 1000, 2**32 - 1)},
+    **{f"{n} cells": put_integer(4, n) for n in (0, 1, HELD - 1, HELD + 1, 2**32 - 1)},
+    **{f"position {p}": put_integer(8, p) for p in (-1, -5, 1, HELD, 2**31 - 1, -(2**31))},
+    **{f"{n} sequences": put_integer(12, n) for n in (0, 2, 2**32 - 1)},
+}
+"""Of attention alone: u32 streams, u32 cells, and what they are."""
+
 FIRST_ROW = 32
 """Of a recurrent state: behind cells, the one cell, and the numbers of the first layer."""
 
-FORGED = {"lfm2": RECURRENT, "mamba": RECURRENT, "gemma2": WINDOW}
+FORGED = {"llama": WHOLE, "lfm2": RECURRENT, "mamba": RECURRENT, "gemma2": WINDOW}
+
+OPTIONS_OF = {"llama": {"batch_size": 4, "micro_batch_size": 4}}
+"""With so short a batch the state of every model is kept whole."""
 
 
 # ---- in the child --------------------------------------------------------------------------------
@@ -129,7 +140,7 @@ def ends(backend: LlamaBackend) -> list[int]:
 
 def try_every_forgery(path: str, kind: str, layout: str) -> None:
     """Each is refused, leaves the sequence empty, and leaves no trace in what follows."""
-    with opened(Path(path), layout=layout) as (backend, _):
+    with opened(Path(path), layout=layout, **OPTIONS_OF.get(kind, {})) as (backend, _):
         put(backend, 0, prompt(HELD))
         put(backend, 3, prompt(30, 3))
         honest = taken_from(backend)

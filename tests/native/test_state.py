@@ -22,6 +22,10 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
+from modelmaker.gguf_file import listing
+from modelmaker.kinds.qwen2 import qwen2_plan
+from modelmaker.model import KINDS as MADE
+from modelmaker.plan import Order, Plan
 from samovar.errors import LoadFailed, OperationUnsupported, SamovarError, StateRejected
 from samovar.gguf import Header
 from samovar.native import state
@@ -619,6 +623,61 @@ def test_a_missing_an_unwanted_and_a_cut_off_tail_are_refused(models: Models, ki
             assert backend.tokens(1) == []
 
 
+# ---- cells that say more of themselves -----------------------------------------------------------
+
+
+def with_sections(order: Order) -> Plan:
+    """A model of text and images: M-RoPE, whose cells keep two more positions and the token."""
+    plan, half = qwen2_plan(order), order.shape.head_width // 2
+    sections = listing([half // 2, half // 4, half - half // 2 - half // 4, 0])
+    metadata = dict(plan.metadata) | {"rope.dimension_sections": sections}
+    return Plan("qwen2vl", metadata, plan.tensors)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("flash", ["auto", "off"])
+def test_the_cells_of_a_text_with_m_rope_are_told_from_its_tokens(
+    models: Models, monkeypatch: pytest.MonkeyPatch, layout: str, flash: str
+) -> None:
+    monkeypatch.setitem(MADE, "qwen2vl", with_sections)
+    with open_kind(models, "qwen2vl", layout=layout, flash_attention=flash) as (backend, context):
+        assert backend.state_kind is StateKind.DIVISIBLE
+        codec = state.probe(context)
+        assert codec.layout is not None
+        assert codec.layout.ext_bytes
+        neighbours(backend)
+        put(backend, 1, prompt(LENGTH))
+        before = codec.export_whole(1)
+        tokens, ranges, tail = whole(backend, 1)
+        expected = forced(backend, 1, prompt(8, 3))
+        backend.seq_rm(1)
+        backend.import_ranges(1, tokens, ranges, tail)
+        again = codec.export_whole(1)
+        assert again == before or flash == "off"
+        assert again[: 24 * LENGTH] == before[: 24 * LENGTH]  # the cells, whatever the rows
+        for seq_id in (1, 2):
+            backend.import_ranges(seq_id, tokens, ranges, tail)
+            prime(backend, seq_id)
+            assert same(forced(backend, seq_id, prompt(8, 3)), expected, "qwen2vl", layout)
+
+
+@pytest.mark.parametrize("field", ["x", "y", "token"])
+def test_cells_that_are_not_told_from_the_tokens_are_kept_whole(
+    models: Models, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """As those of an image would be, or those of another build."""
+    monkeypatch.setitem(MADE, "qwen2vl", with_sections)
+    honest = Context.read_state
+
+    def sabotaged(context: Context, seq_id: int, buffer: np.ndarray, flags: int = 0) -> int:
+        written = honest(context, seq_id, buffer, flags)
+        buffer[16 + 8 + 4 * ["x", "y", "token"].index(field)] += 1
+        return written
+
+    monkeypatch.setattr(Context, "read_state", sabotaged)
+    assert kind_found(models, "qwen2vl") is StateKind.INDIVISIBLE
+
+
 # ---- cutting ------------------------------------------------------------------------------------
 
 
@@ -677,6 +736,15 @@ def test_a_refused_cut_changes_nothing(models: Models, kind: str, start: int, la
             assert np.array_equal(found, forced(twin, 1, prompt(10, 3)))
         assert backend.seq_rm(1)
         assert context.last_position(1) == -1
+
+
+def test_a_window_slides_or_begins_anew(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(models("gemma2"))
+    assert model.window == 64
+    assert [model.horizon(p) for p in (0, 63, 64, 100, 128)] == [0, 0, 1, 37, 65]
+    monkeypatch.setattr(Header, "architecture", property(lambda _: "llama4"))
+    assert [model.horizon(p) for p in (0, 63, 64, 100, 128)] == [0, 0, 64, 64, 128]
+    model.close()
 
 
 def test_a_window_that_was_kept_whole_can_be_cut_anywhere(models: Models) -> None:

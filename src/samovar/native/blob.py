@@ -7,7 +7,8 @@ The blob is llama.cpp's own (`llama_state_seq_get_data`, build 0.3.36; see `llam
     attention section (absent in purely recurrent models)
       u32 streams                                     1 in the pool, the number of lanes otherwise
       per stream: u32 cells, and where there are any:
-        per cell: i32 position, u32 1, ext, i32 sequence id     ext: 0 bytes, or 8 or 12 with M-RoPE
+        per cell: i32 position, u32 1, ext, i32 sequence id
+          ext: with M-RoPE i32 x, i32 y, i32 token id; else nothing
         u32 V is transposed, u32 layers
         per layer: i32 type, u64 bytes per row, K rows
         per layer with V: i32 type, u64 bytes per row, V rows
@@ -32,7 +33,7 @@ from samovar.native.interface import Range
 HEADER = 8  # magic and sequence id
 MAGIC = 0xAF143CD8  # llama-context.cpp, io_magic
 PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-_EXT_SIZES = (0, 8, 12)  # none; M-RoPE's x and y; those and a token id
+_EXT_SIZES = (0, 12)
 
 
 class Unparsable(Exception):
@@ -79,10 +80,10 @@ class Layout:
     @property
     def meta(self) -> np.dtype:
         """One cell's metadata."""
-        fields: list[tuple[str, str]] = [("position", "<i4"), ("count", "<u4")]
-        if self.ext_bytes:
-            fields.append(("ext", f"V{self.ext_bytes}"))
-        return np.dtype([*fields, ("seq_id", "<i4")])
+        ext = ("x", "y", "token") if self.ext_bytes else ()
+        kinds = {"count": "<u4"}
+        fields = ("position", "count", *ext, "seq_id")
+        return np.dtype([(name, kinds.get(name, "<i4")) for name in fields])
 
     def section_bytes(self, cells: int, streams: int) -> int:
         """Length of the section with `cells` in one of its streams."""
@@ -100,10 +101,24 @@ class Section:
     """An attention section that was found in a blob."""
 
     layout: Layout
-    positions: np.ndarray
+    cells: np.ndarray
+    """Their metadata: of dtype `layout.meta`."""
     rows: tuple[np.ndarray, ...]
     """Per part: uint8 of shape (cells, row bytes), or (width, cells, element) when transposed."""
     end: int
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Of each cell, in the order in which they lie."""
+        positions: np.ndarray = self.cells["position"]
+        return positions
+
+    def is_text(self, tokens: Sequence[int]) -> bool:
+        """Whether the cells hold what those of this text do, and so can be told from it."""
+        expected = np.empty(len(tokens), self.layout.meta)
+        _describe(expected, tokens, 0)
+        names = [name for name in self.layout.meta.names or () if name != "seq_id"]
+        return all(np.array_equal(self.cells[name], expected[name]) for name in names)
 
 
 def parse(blob: np.ndarray, start: int, ext_bytes: int, *, has_v: bool) -> Section:
@@ -121,7 +136,7 @@ def parse(blob: np.ndarray, start: int, ext_bytes: int, *, has_v: bool) -> Secti
             found = _parse_stream(cursor, cells, ext_bytes, has_v=has_v)
     if found is None:
         raise Unparsable
-    return Section(found.layout, found.positions, found.rows, cursor.offset)
+    return Section(found.layout, found.cells, found.rows, cursor.offset)
 
 
 def _parse_stream(cursor: _Cursor, cells: int, ext_bytes: int, *, has_v: bool) -> Section:
@@ -139,7 +154,7 @@ def _parse_stream(cursor: _Cursor, cells: int, ext_bytes: int, *, has_v: bool) -
     for _ in range(num_layers if has_v else 0):
         (_parse_columns if transposed else _parse_rows)(cursor, cells, parts, rows)
     layout = Layout(ext_bytes, bool(transposed), num_layers, tuple(parts))
-    return Section(layout, cell_meta["position"].copy(), tuple(rows), cursor.offset)
+    return Section(layout, cell_meta, tuple(rows), cursor.offset)
 
 
 def _parse_rows(cursor: _Cursor, cells: int, parts: list[Part], rows: list[np.ndarray]) -> None:
@@ -185,17 +200,22 @@ def readings(blob: np.ndarray, start: int) -> Iterator[Section]:
 
 
 def write_attention(
-    blob: np.ndarray, seq_id: int, cells: int, streams: int, layout: Layout, ranges: Sequence[Range]
+    blob: np.ndarray,
+    seq_id: int,
+    streams: int,
+    layout: Layout,
+    tokens: Sequence[int],
+    ranges: Sequence[Range],
 ) -> int:
     """Write header and attention section into a buffer; returns where the tail begins."""
-    writer = _Writer(blob)
+    writer, cells = _Writer(blob), len(tokens)
     writer.pack("<IiI", MAGIC, seq_id, streams)
     stream = seq_id if streams > 1 else 0
     for _ in range(stream):
         writer.pack("<I", 0)
     writer.pack("<I", cells)
     if cells:
-        _write_meta(writer, cells, seq_id, layout)
+        _describe(writer.view(cells * layout.meta.itemsize).view(layout.meta), tokens, seq_id)
         writer.pack("<II", layout.is_transposed, layout.num_layers)
         _write_rows(writer, cells, ranges, layout)
     for _ in range(streams - 1 - stream):
@@ -203,13 +223,14 @@ def write_attention(
     return writer.offset
 
 
-def _write_meta(writer: _Writer, cells: int, seq_id: int, layout: Layout) -> None:
-    meta = writer.view(cells * layout.meta.itemsize).view(layout.meta)
-    if layout.ext_bytes:
-        meta.view(np.uint8)[:] = 0
-    meta["position"] = np.arange(cells)
-    meta["count"] = 1
-    meta["seq_id"] = seq_id
+def _describe(cells: np.ndarray, tokens: Sequence[int], seq_id: int) -> None:
+    """Fill in the metadata of the cells of a text."""
+    cells["position"] = np.arange(len(tokens))
+    cells["count"] = 1
+    cells["seq_id"] = seq_id
+    if "token" in (cells.dtype.names or ()):
+        cells["token"] = tokens
+        cells["x"] = cells["y"] = cells["position"]
 
 
 def _write_rows(writer: _Writer, cells: int, ranges: Sequence[Range], layout: Layout) -> None:

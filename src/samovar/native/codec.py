@@ -2,8 +2,9 @@
 
 A *payload* is the rows of some cells, K of each layer and then V of each layer, and nothing else:
 no position, sequence id, stream or count, so it fits any sequence of any context of the same
-model. A *tail* is kept without the number of streams for the same reason. The layout of the blob
-that both are cut from is `blob`'s.
+model. What a cell says of itself beside its rows is told from the tokens. A *tail* is kept without
+the number of streams, so that it fits as well. The layout of the blob that both are cut from is
+`blob`'s.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from samovar.native.context import Context
 from samovar.native.interface import Range, StateKind
 from samovar.native.shape import Shape
 
+_KEPT_BYTES = 2**28  # nobody counted on more than that beside the cells
+
 
 class Codec:
     """Exports and imports the state of sequences of one context."""
@@ -39,9 +42,7 @@ class Codec:
         self._shape = shape or Shape()  # of which nothing can be checked
         self._context = context
         self._streams = context.num_streams
-        # Reused: a fresh 50 MB costs more to fault in than to fill.
-        self._out = np.empty(0, np.uint8)
-        self._in = np.empty(0, np.uint8)
+        self._out, self._in = _Scratch(), _Scratch()
 
     @property
     def layout(self) -> Layout | None:
@@ -61,7 +62,7 @@ class Codec:
         Raises StateRejected when it is of another shape or length, and when llama.cpp refuses; the
         sequence is then empty, or as it was.
         """
-        blob = self._reserve_in(HEADER + len(state))
+        blob = self._in.of(HEADER + len(state))
         blob[:HEADER] = np.frombuffer(struct.pack("<Ii", MAGIC, seq_id), np.uint8)
         blob[HEADER:] = np.frombuffer(state, np.uint8)
         self._shape.check_whole(blob, cells, self._context.model.horizon(cells))
@@ -86,22 +87,25 @@ class Codec:
         tail = self._read(seq_id, PARTIAL)[HEADER:].tobytes()
         return strip_streams(tail, self._streams) if self._shape.window else tail
 
-    def import_ranges(self, seq_id: int, ranges: Sequence[Range], tail: bytes = b"") -> None:
-        """Replace the sequence by the rows of `ranges`, which follow each other from position 0.
+    def import_ranges(
+        self, seq_id: int, tokens: Sequence[int], ranges: Sequence[Range], tail: bytes = b""
+    ) -> None:
+        """Replace the sequence by the rows of `ranges`, which cover `tokens` from the first on.
 
         One blob is built and handed over in one call. Raises StateRejected for gaps, payloads of
         another size and a tail of another shape or position, and when llama.cpp refuses; the
         sequence is then empty, or as it was.
         """
         layout = self._divisible()
-        cells = _check_ranges(ranges, layout)
+        cells = len(tokens)
+        _check_ranges(ranges, cells, layout)
         if bool(tail) != (self.kind is StateKind.DIVISIBLE_WITH_TAIL):
             raise StateRejected("this model's state needs its tail, and only its own")
         if self._shape.window:
             tail = add_streams(tail, self._streams, seq_id)
         size = layout.section_bytes(cells, self._streams) + len(tail)
-        blob = self._reserve_in(HEADER + size)
-        end = write_attention(blob, seq_id, cells, self._streams, layout, ranges)
+        blob = self._in.of(HEADER + size)
+        end = write_attention(blob, seq_id, self._streams, layout, tokens, ranges)
         blob[end:] = np.frombuffer(tail, np.uint8)
         self._shape.check_tail(blob, end, cells, self._context.model.horizon(cells))
         self._hand_over(seq_id, blob, cells)
@@ -125,15 +129,11 @@ class Codec:
 
     def _read(self, seq_id: int, flags: int = 0) -> np.ndarray:
         size = self._context.state_size(seq_id, flags)
-        self._out = _at_least(self._out, size)
-        written = self._context.read_state(seq_id, self._out[:size], flags)
+        buffer = self._out.of(size)
+        written = self._context.read_state(seq_id, buffer, flags)
         if not size or written != size:
             raise NativeError(f"llama.cpp wrote {written} of {size} bytes of a sequence's state")
-        return self._out[:size]
-
-    def _reserve_in(self, size: int) -> np.ndarray:
-        self._in = _at_least(self._in, size)
-        return self._in[:size]
+        return buffer
 
     def _hand_over(self, seq_id: int, blob: np.ndarray, cells: int) -> None:
         context = self._context
@@ -152,9 +152,19 @@ class Codec:
             )
 
 
-def _at_least(buffer: np.ndarray, size: int) -> np.ndarray:
-    """The buffer, or one that will do for some time: sequences grow by a token."""
-    return buffer if len(buffer) >= size else np.empty(size + size // 8, np.uint8)
+class _Scratch:
+    """A buffer that is used again: a fresh one of 50 MB costs more to fault in than to fill."""
+
+    def __init__(self) -> None:
+        self._kept = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> np.ndarray:
+        """So many bytes, which hold anything."""
+        if size > _KEPT_BYTES:
+            return np.empty(size, np.uint8)
+        if size > len(self._kept):  # and some more, because sequences grow by a token
+            self._kept = np.empty(min(size + size // 8, _KEPT_BYTES), np.uint8)
+        return self._kept[:size]
 
 
 def _order(positions: np.ndarray) -> np.ndarray | None:
@@ -185,13 +195,14 @@ def _cut(section: Section, layout: Layout, order: np.ndarray | None, start: int,
     return Range(start, end, payload.data)
 
 
-def _check_ranges(ranges: Sequence[Range], layout: Layout) -> int:
-    """The number of cells; raises StateRejected unless the ranges follow each other from 0."""
-    cells = 0
+def _check_ranges(ranges: Sequence[Range], cells: int, layout: Layout) -> None:
+    """Raise StateRejected unless the ranges follow each other from 0 to `cells`."""
+    end = 0
     for piece in ranges:
-        if piece.start != cells or piece.end <= piece.start:
-            raise StateRejected(f"ranges must follow each other: {piece.start} is not {cells}")
+        if piece.start != end or piece.end <= piece.start:
+            raise StateRejected(f"ranges must follow each other: {piece.start} is not {end}")
         if piece.payload.nbytes != (piece.end - piece.start) * layout.row_bytes:
             raise StateRejected("a range of KV rows has another size than this model's rows")
-        cells = piece.end
-    return cells
+        end = piece.end
+    if end != cells:
+        raise StateRejected("the ranges do not cover the tokens from first to last")

@@ -8,6 +8,7 @@ and widths are the model's, and the cells are the positions that they must be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,7 @@ class Shape:
     def kind(self) -> StateKind:
         """How such a state can be cut, if it proves to be what it looks like."""
         attention = self.attention
-        # M-RoPE cells carry positions that a payload does not keep.
-        if attention is None or attention.ext_bytes or not attention.row_bytes:
+        if attention is None or not attention.row_bytes:
             return StateKind.INDIVISIBLE
         if self.window is not None and self.recurrent_bytes:
             return StateKind.INDIVISIBLE
@@ -69,11 +69,12 @@ class Shape:
                 raise StateRejected(f"a saved state is not one of {cells} tokens; {_DROPPED}")
 
 
-def find_shape(whole: np.ndarray, partial: np.ndarray, cells: int) -> Shape | None:
-    """The shape of a model's blobs, from both blobs of a sequence of `cells` positions.
+def find_shape(whole: np.ndarray, partial: np.ndarray, tokens: Sequence[int]) -> Shape | None:
+    """The shape of a model's blobs, from both blobs of a sequence of these tokens.
 
     None: there is something in them that is not understood.
     """
+    cells = len(tokens)
     tail = len(partial) - HEADER if len(partial) < len(whole) else 0
     start = len(whole) - tail
     if not np.array_equal(whole[start:], partial[len(partial) - tail :]):
@@ -81,7 +82,7 @@ def find_shape(whole: np.ndarray, partial: np.ndarray, cells: int) -> Shape | No
     if not tail and recurrent.begins(whole, HEADER, cells):
         return Shape(recurrent_bytes=len(whole) - HEADER)
     attention = next((s for s in readings(whole, HEADER) if s.end == start), None)
-    if attention is None:
+    if attention is None or not attention.is_text(tokens):
         return None
     if not tail or recurrent.begins(whole, start, cells):
         return Shape(attention.layout, recurrent_bytes=tail)

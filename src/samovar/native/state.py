@@ -26,9 +26,9 @@ _TOKENS = (1, 2, 3, 4, 5)  # of the proof: some to export, in two ranges, and on
 _TOKENS_WHOLE = (1, 2)  # where there is no room for them
 
 
-def inspect(context: Context, seq_id: int, cells: int) -> tuple[StateKind, Shape | None]:
-    """What kind of state a sequence of `cells` positions has, from its blobs alone."""
-    shape = find_shape(_blob(context, seq_id, 0), _blob(context, seq_id, PARTIAL), cells)
+def inspect(context: Context, seq_id: int, tokens: list[int]) -> tuple[StateKind, Shape | None]:
+    """What kind of state a sequence of these tokens has, from its blobs alone."""
+    shape = find_shape(_blob(context, seq_id, 0), _blob(context, seq_id, PARTIAL), tokens)
     return (StateKind.INDIVISIBLE if shape is None else shape.kind), shape
 
 
@@ -54,7 +54,7 @@ def probe(context: Context) -> Codec:
     tokens = [token % size for token in (_TOKENS_WHOLE if is_short else _TOKENS)]
     try:
         _decode(context, tokens[:-1], 0)
-        kind, shape = inspect(context, 0, len(tokens) - 1)
+        kind, shape = inspect(context, 0, tokens[:-1])
         return _first_proven(context, StateKind.INDIVISIBLE if is_short else kind, shape, tokens)
     finally:
         context.clear()
@@ -94,7 +94,7 @@ def _round_trips(
         if codec.layout is None:
             codec.import_whole(0, rest, len(tokens) - 1)
         else:
-            codec.import_ranges(0, ranges, rest)
+            codec.import_ranges(0, tokens[:-1], ranges, rest)
             again = _export_all(codec, len(tokens) - 1)
             if again != state:
                 return False

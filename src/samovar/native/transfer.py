@@ -115,7 +115,8 @@ class Transfer:
         if count and self.kind is StateKind.INDIVISIBLE:
             self._codec.import_whole(seq_id, bytes(packed.rows), count)
         elif count:
-            self._codec.import_ranges(seq_id, [Range(0, count, packed.rows)], packed.tail)
+            rows = [Range(0, count, packed.rows)]
+            self._codec.import_ranges(seq_id, packed.tokens, rows, packed.tail)
         sequence.reset(packed.tokens, self.adapters)
         if packed.logits is not None and len(packed.logits) == self._vocabulary.size:
             sequence.saved = packed.logits.copy()  # not a view that keeps all of `data` alive
@@ -146,7 +147,7 @@ class Transfer:
         if not ranges or ranges[-1].end != len(tokens):
             raise StateRejected("the ranges do not cover the tokens from first to last")
         self._cells.remove(seq_id)
-        self._codec.import_ranges(seq_id, ranges, tail)
+        self._codec.import_ranges(seq_id, tokens, ranges, tail)
         sequence.reset(list(tokens), self.adapters)
 
     def _require_codec(self) -> None:
