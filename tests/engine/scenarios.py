@@ -229,7 +229,7 @@ def scenarios(
     draw: st.DrawFn, shapes: st.SearchStrategy[Shape] | None = None, *, is_faulty: bool = False
 ) -> Scenario:
     """Up to seven requests in a context, some cancelled."""
-    shape = draw(shapes or any_shapes())
+    shape = draw(any_shapes() if shapes is None else shapes)
     clients = []
     for index in range(draw(st.integers(1, 7))):
         comes = draw(st.sampled_from([0, 0, 0, 1, 2, 5, 9]))

@@ -157,7 +157,8 @@ class Scheduler:
             shared = min(shared, other.num_tokens - 1) // cuts.grid * cuts.grid
             if shared - self._takeable(other, shared) < LEAST_COPY:
                 continue
-            if not cuts.is_divisible and other.must_end_at is None:
+            # In the pool its cells may leave with the step in which they are computed.
+            if other.must_end_at is None and (self.seats.is_pool or not cuts.is_divisible):
                 other.must_end_at = shared
             if cuts.is_divisible or other.must_end_at == shared:
                 sequence.behind, sequence.behind_until = other, shared
