@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +12,15 @@ import pytest
 
 from samovar.errors import GrammarRejected, InvalidRequest, InvalidToken
 from samovar.native.context import ContextOptions
-from samovar.native.grammar import Grammars, Matcher
+from samovar.native.grammar import Grammars
 from samovar.native.interface import Row, RowFailed, Sampled, Stepped
 from samovar.native.llama import GREEDY, LlamaBackend
+from samovar.native.matcher import Matcher
 from samovar.native.model import Model, ModelOptions
 from samovar.native.vocabulary import Vocabulary
-from samovar.types import SamplingParams
-from tests.conftest import ROOT, Models, shared_vocabularies
+from samovar.types import Grammar, SamplingParams
+from tests.conftest import Models, shared_vocabularies
+from tests.native import hostile
 
 # One of each kind that matters, with end tokens of more than one kind.
 REAL = [path for path in shared_vocabularies() if path.stem.endswith(("llama-bpe", "phi-3"))]
@@ -388,59 +387,13 @@ HOSTILE = {
     "states": "root ::= (" + " | ".join(f'(.* "a" .{{{n}}})' for n in range(9, 15)) + ') "z"',
 }
 
-TRY = """
-import json, sys, time
-from samovar.errors import GrammarRejected
-from samovar.native.context import ContextOptions
-from samovar.native.llama import LlamaBackend
-
-def verdict(backend, grammar):
-    started = time.process_time()
-    backend.seq_rm(0)
-    backend.prefill(backend.tokenize("Hi"))
-    try:
-        backend.set_grammar(grammar)
-        for _ in range(40):
-            if backend.decode_one().is_eog:
-                break
-        found = "works"
-    except GrammarRejected:
-        found = "refused"
-    seconds = time.process_time() - started
-    backend.clear_sampler()
-    backend.seq_rm(0)
-    backend.prefill(backend.tokenize("Hi"))
-    backend.decode_one()
-    return found if seconds < 10 else f"{found} after {seconds} s"
-
-with LlamaBackend.open(sys.argv[1], context=ContextOptions(context_length=256, threads=1),
-                       proves_state=False) as backend:
-    for name, grammar in json.load(sys.stdin).items():
-        print(json.dumps([name, verdict(backend, grammar)]), flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def verdicts(models: Models) -> dict[str, str]:
     """What became of each hostile grammar, tried in a process that may die or hang of it."""
-    found: dict[str, str] = {}
-    while left := [name for name in HOSTILE if name not in found]:
-        tried = subprocess.Popen(
-            [sys.executable, "-c", TRY, str(models())],
-            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
-            cwd=ROOT,
-        )
-        grammars = json.dumps({name: HOSTILE[name] for name in left}).encode()
-        try:
-            output, errors = tried.communicate(grammars, timeout=120)
-        except subprocess.TimeoutExpired:
-            tried.kill()
-            output, errors = tried.communicate()
-        found.update(json.loads(line) for line in output.splitlines())
-        if tried.returncode:
-            victim = next(name for name in left if name not in found)
-            found[victim] = errors.decode("utf-8", "replace")[-600:] or "it died or hung"
-    return found
+    return hostile.verdicts(
+        models(), {name: Grammar("gbnf", source) for name, source in HOSTILE.items()}
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -41,7 +41,9 @@ def to_lark(gbnf: str) -> str:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0].replace(_START, "start")
-        raise GrammarRejected(f"the grammar is not valid GBNF: {reason[:200]}") from error
+        raise GrammarRejected(
+            f"the grammar is not valid GBNF: {reason[:200]}; correct it"
+        ) from error
     return lark
 
 
@@ -100,5 +102,7 @@ def _character(escape: re.Match[str]) -> str:
         return escape[0]
     code = int(digits, 16)
     if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-        raise GrammarRejected(f"the grammar escapes U+{code:04X}, which is no character")
+        raise GrammarRejected(
+            f"the grammar escapes U+{code:04X}, which is no character; correct it"
+        )
     return f"\\x{code:02X}" if code < 0x80 else chr(code)

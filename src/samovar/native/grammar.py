@@ -47,7 +47,12 @@ class Compiled:
     """A grammar that sequences can follow. Any thread may use it."""
 
     def __init__(
-        self, prototype: llguidance.LLMatcher, pieces: Pieces, warnings: tuple[str, ...]
+        self,
+        prototype: llguidance.LLMatcher,
+        pieces: Pieces,
+        warnings: tuple[str, ...] = (),
+        *,
+        names_tokens: bool = True,
     ) -> None:
         self.warnings = warnings
         """What in it is not followed to the letter, in one line each."""
@@ -55,13 +60,14 @@ class Compiled:
         """Its states have all been used: no sequence can go on in it, and none should start."""
         self._prototype = prototype
         self._pieces = pieces
+        self._names_tokens = names_tokens
         self._lock = threading.Lock()  # llguidance refuses to be used by two threads at once
 
     def start(self) -> Matcher:
         """A matcher at the start of the grammar."""
         with self._lock:
             copy = self._prototype.deep_copy()
-        return Matcher(copy, self._pieces, self._use_up)
+        return Matcher(copy, self._pieces, self._use_up, names_tokens=self._names_tokens)
 
     def _use_up(self) -> None:
         self.is_used_up = True
@@ -155,7 +161,7 @@ class Grammars:
             raise refusal(grammar.kind, matcher.get_error())
         warnings += tuple(map(warning, dict.fromkeys(matcher.get_grammar_warnings())))
         Matcher(matcher.deep_copy(), pieces).mask()  # refuses what leads nowhere
-        return Compiled(matcher, pieces, warnings)
+        return Compiled(matcher, pieces, warnings, names_tokens=lark.names_tokens)
 
     def _matcher(self, text: str, lark: Lark) -> llguidance.LLMatcher:
         limits = llguidance.LLParserLimits(

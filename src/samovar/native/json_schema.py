@@ -32,6 +32,9 @@ looking: up to 4.2 kB of stack per level (see grammar.STACK_BYTES)."""
 MAX_MULTIPLE = 100_000
 """The least common multiple of all `multipleOf`, in units of their last decimal place. llguidance
 looks at every remainder: half a minute at ten times as many."""
+MAX_NAMES = 5000
+"""Properties of one object. llguidance's time grows with their square: 3 s."""
+_PATTERN_COST = 15  # a property that is named by an expression counts as that many
 
 WHITE_SPACE = r"[ \t]{1,24}|\r?\n[ \t]{0,24}"
 """What may stand between two parts of a JSON text, at most once."""
@@ -101,6 +104,7 @@ def parse(source: str) -> Schema:
     _check_draft(content)
     _check_references(schemas, nesting)
     _check_multiples(schemas)
+    _check_names(schemas)
     for schema in schemas:
         _rewrite(schema)
     needs_escapes = bool(_LONG_ESCAPE.search(json.dumps(content)))
@@ -202,6 +206,23 @@ def _check_multiples(schemas: list[dict[str, Any]]) -> None:
             f"the multipleOf in the JSON schema have a common multiple of more than {MAX_MULTIPLE}"
             " steps; use smaller ones, or leave them out"
         )
+
+
+def _check_names(schemas: list[dict[str, Any]]) -> None:
+    counts = [
+        max(_count(schema.get("properties")), _count(schema.get("required")))
+        + _count(schema.get("patternProperties")) * _PATTERN_COST
+        for schema in schemas
+    ]
+    if sum(count**2 for count in counts) > MAX_NAMES**2:
+        raise GrammarRejected(
+            f"the JSON schema declares {sum(counts)} properties, too many to follow; use at most"
+            f" {MAX_NAMES} in one object"
+        )
+
+
+def _count(value: object) -> int:
+    return len(value) if isinstance(value, (dict, list)) else 0
 
 
 def _fraction(value: object) -> Fraction:

@@ -40,6 +40,8 @@ class Lark:
     """What even the strict one does not hold exactly."""
     max_row: int = _ROW
     """Items in a row of its parser."""
+    names_tokens: bool = False
+    """Whether control tokens may be named in it."""
 
 
 def to_lark(grammar: Grammar) -> Lark:
@@ -49,13 +51,19 @@ def to_lark(grammar: Grammar) -> Lark:
     limit = MAX_GRAMMAR_BYTES if grammar.kind in ("gbnf", "regex") else MAX_JSON_BYTES
     if size > limit:
         raise GrammarRejected(f"the grammar has {size} bytes, more than {limit}; make it smaller")
-    if "\x00" in source:
+    _require_text(source)
+    lark = _READERS[grammar.kind](source)
+    _require_text(lark.strict)  # escapes may have become characters
+    return lark
+
+
+def _require_text(text: str) -> None:
+    if "\x00" in text:
         raise GrammarRejected("the grammar holds a NUL character; remove it")
     try:
-        source.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise GrammarRejected("the grammar holds half of a surrogate pair; remove it") from None
-    return _READERS[grammar.kind](source)
 
 
 def _from_gbnf(source: str) -> Lark:
@@ -63,8 +71,7 @@ def _from_gbnf(source: str) -> Lark:
 
 
 def _from_regex(source: str) -> Lark:
-    found = json.loads(llguidance.LLMatcher.grammar_from_regex(source))
-    return Lark(found["grammars"][0]["lark_grammar"])
+    return Lark(f"start: /{llguidance.regex_to_lark(source, 'd')}/")  # d: digits are 0 to 9
 
 
 def _from_choice(source: str) -> Lark:
@@ -76,6 +83,7 @@ def _from_choice(source: str) -> Lark:
         raise GrammarRejected("the choice is no JSON array of texts; give at least one text")
     # In upper case: one lexeme, however many there are.
     literals = "|".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(texts))
+    literals = literals.replace("\x7f", "\\u007f")  # which Lark texts may not hold
     return Lark(f"start: CHOICE\nCHOICE: {literals}")
 
 
@@ -96,7 +104,7 @@ def _from_schema(source: str) -> Lark:
 # ---- Lark text of a client ----------------------------------------------------------------------
 
 _WORD = re.compile(
-    r'"(?:\\.|[^"\\\n])*"?i?|/(?![/*])(?:\\.|[^/\\\n])+/|(?://|#)[^\n]*|%json\b|[()\[\]{}]|:',
+    r'"(?:\\.|[^"\\\n])*"?i?|/(?![/*])(?:\\.|[^/\\\n])+/|(?://|#)[^\n]*|%json\b|[()\[\]{}<]|:',
     re.DOTALL,
 )
 """A literal, an expression, a comment, what stands before a schema, a bracket, what begins a rule.
@@ -112,8 +120,9 @@ def _from_lark(source: str) -> Lark:
             " smaller"
         )
     _check_shape(around)
+    names_tokens = any(word[0] == "<" for word in _WORD.finditer(around))
     if not schemas:
-        return Lark(source)
+        return Lark(source, names_tokens=names_tokens)
 
     def joined(write: Callable[[Schema], str]) -> str:
         texts = [f"{part}%json {write(one)}" for part, one in zip(parts, schemas, strict=False)]
@@ -124,6 +133,7 @@ def _from_lark(source: str) -> Lark:
         joined(lambda one: one.embedded(is_lenient=True)),
         tuple(dict.fromkeys(note for one in schemas for note in one.notes)),
         _ROW_WITH_JSON,
+        names_tokens,
     )
 
 
