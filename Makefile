@@ -22,6 +22,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --requirement
+SCHEMA_SUITE := .build/json-schema-test-suite
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
@@ -45,7 +46,7 @@ check: test-setup
 
 setup: $(STAMPS)/package llama
 
-test-setup: setup $(STAMPS)/models $(STAMPS)/test
+test-setup: setup $(STAMPS)/models $(STAMPS)/test $(SCHEMA_SUITE)/complete
 
 # An environment does not survive being moved, nor the removal of its Python.
 ifneq ($(shell test -x $(BIN)/python && cat $(STAMPS)/venv 2>/dev/null),$(CURDIR))
@@ -72,8 +73,14 @@ $(STAMPS)/package: pyproject.toml $(STAMPS)/run
 llama: $(STAMPS)/venv
 	@$(BIN)/python scripts/build_llama.py --install
 
+# The official test suite of JSON Schema; fetched here, so that no test needs a network.
+$(SCHEMA_SUITE)/complete: scripts/fetch_schema_suite.py requirements/test.txt | $(STAMPS)/suite
+	@echo "fetching the test suite of JSON Schema"
+	@$(BIN)/python $< $(@D)
+	@touch $@
+
 lock:
-	cd requirements && for name in build run models test; do \
+	cd requirements && for name in build run models test suite; do \
 	    uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	        --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 	        --output-file $$name.txt $$name.in || exit 1; \
