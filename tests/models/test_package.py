@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 def _built(target: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (made,) = folder.iterdir()
+    (made,) = folder.glob("samovar-*")
     return made
 
 
