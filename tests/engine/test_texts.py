@@ -49,6 +49,24 @@ def test_a_text_is_the_same_in_every_kind_of_state_and_layout(
     run()
 
 
+@settings(max_examples=scaled(40, 2000), database=None, deadline=None)
+@given(scenarios(st.just(Shape(is_deterministic=True)), is_faulty=True))
+def test_in_deterministic_mode_every_call_is_of_a_shape_that_gives_the_same_bits(
+    scenario: Scenario,
+) -> None:
+    """A prompt's chunk is alone and on the grid; a single token never is, nor are its logits."""
+    for rows in scenario.play().calls:
+        sizes = [len(row.tokens) for row in rows]
+        if max(sizes) > 1:
+            assert len(rows) == 1
+            assert not rows[0].wants_logits
+            continue
+        ids = [row.seq_id for row in rows]
+        assert len(ids) >= 2
+        assert ids == list(range(ids[0], ids[-1] + 1))
+        assert all(row.wants_logits for row in rows)
+
+
 # ---- one thing at a time ------------------------------------------------------------------------
 
 

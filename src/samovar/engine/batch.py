@@ -64,8 +64,9 @@ class Batch:
         return self._compute(replace(step, rows=here)) if here else Outcome()
 
     def _compute(self, step: Step) -> Outcome:
-        rows = [self._row(row) for row in step.rows]
-        bridges = self._bridges(step)
+        is_kept_alike = self._is_kept_alike(step)
+        rows = [self._row(row, wants_logits=is_kept_alike) for row in step.rows]
+        bridges = self._bridges(step, wants_logits=is_kept_alike)
         try:
             outcome = self._backend.step(_merged(rows, bridges))
         except SamovarError as error:
@@ -79,11 +80,19 @@ class Batch:
         self._scheduler.advance(step)
         return Outcome(_results(step, bridges, outcome), is_whole=True)
 
-    def _row(self, row: StepRow) -> Row:
+    def _is_kept_alike(self, step: Step) -> bool:
+        """Whether all its rows must be computed as they are in every other company.
+
+        In deterministic mode single tokens are. Alone, one has other last bits, and so have its
+        logits when no other row's are asked for.
+        """
+        return self._scheduler.limits.is_deterministic and step.num_tokens == len(step.rows)
+
+    def _row(self, row: StepRow, *, wants_logits: bool) -> Row:
         sequence = row.sequence
         assert sequence.seq_id is not None
         sampler = sequence.sampler if row.catches_up and sequence.samples else None
-        wants = sampler is not None or (row.catches_up and sequence.is_verified)
+        wants = wants_logits or sampler is not None or (row.catches_up and sequence.is_verified)
         return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
 
     # ---- when it does not go well -------------------------------------------------------------
@@ -126,13 +135,13 @@ class Batch:
 
     # ---- bridges ------------------------------------------------------------------------------
 
-    def _bridges(self, step: Step) -> list[Row]:
+    def _bridges(self, step: Step, *, wants_logits: bool) -> list[Row]:
         if not self._can_bridge:
             return []
         ids = {row.sequence.seq_id for row in step.rows}
         present = sorted(seq_id for seq_id in ids if seq_id is not None)
         gaps = [i for i in range(present[0], present[-1]) if i not in ids]
-        if self._scheduler.limits.is_deterministic and step.num_tokens == len(present):
+        if self._is_kept_alike(step):
             gaps = gaps if len(present) > 1 else [self._neighbour(present[0])]
             for seq_id in gaps:
                 self._make_bridgeable(seq_id)
@@ -144,7 +153,7 @@ class Batch:
         if any(self._scheduler.seats[i].num_cells >= room for i in gaps):
             return []
         token = step.rows[0].tokens[0]
-        return [Row(i, [token], wants_logits=False) for i in gaps]
+        return [Row(i, [token], wants_logits=wants_logits) for i in gaps]
 
     def _neighbour(self, seq_id: int) -> int:
         """Any lane beside it: a row in company is computed otherwise than a row alone."""
