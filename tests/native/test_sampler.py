@@ -17,7 +17,7 @@ from samovar.native.context import ContextOptions
 from samovar.native.grammar import Grammars
 from samovar.native.llama import LlamaBackend
 from samovar.native.sampler import Candidates, ChainSampler
-from samovar.types import SamplingParams
+from samovar.types import Grammar, SamplingParams
 from tests.conftest import Models, scaled
 
 PAST = [5, 9, 5, 7, 300, 5, 9, 5]
@@ -427,6 +427,94 @@ def test_ignore_eos_forbids_every_end(backend: LlamaBackend, logits: np.ndarray)
     for temperature in (0.0, 1.0):
         params = SamplingParams(ignore_eos=True, temperature=temperature, seed=1)
         assert not set(_picks(backend, params, logits)) & set(ends)
+
+
+TEMPERATURES = pytest.mark.parametrize("temperature", [0.0, 1.0])
+
+
+@TEMPERATURES
+def test_no_end_is_picked_before_so_many_tokens_were_accepted(
+    backend: LlamaBackend, logits: np.ndarray, temperature: float
+) -> None:
+    ends = list(backend.vocabulary.eog_tokens)
+    logits[ends] = 50.0
+    params = SamplingParams(min_tokens=3, temperature=temperature, top_k=40, seed=1)
+    sampler = backend.new_sampler(params, [*PAST, *ends])  # what was there does not count
+    for position in range(3):
+        picked = sampler.sample(logits, position).token
+        assert picked not in ends
+        sampler.accept(picked)
+    assert sampler.sample(logits, 3).token in ends
+
+
+def test_what_is_forbidden_early_leaves_the_stages_as_if_it_did_not_exist(
+    backend: LlamaBackend, logits: np.ndarray
+) -> None:
+    ends = list(backend.vocabulary.eog_tokens)
+    logits[ends] = 50.0
+    early = SamplingParams(min_tokens=1, temperature=1.0, typical_p=0.6, seed=2)
+    banned = dataclasses.replace(early, min_tokens=0, ignore_eos=True)
+    assert _picks(backend, early, logits) == _picks(backend, banned, logits)
+
+
+@TEMPERATURES
+def test_a_grammar_goes_on_while_it_is_too_early_to_end(
+    backend: LlamaBackend, logits: np.ndarray, temperature: float
+) -> None:
+    ends = list(backend.vocabulary.eog_tokens)
+    logits[ends] = 50.0
+    params = SamplingParams(
+        grammar="root ::= [a-z]*", min_tokens=4, temperature=temperature, seed=1
+    )
+    sampler = backend.new_sampler(params)
+    for position in range(4):
+        picked = sampler.sample(logits, position).token
+        assert picked not in ends
+        assert backend.detokenize([picked]).isalpha()
+        sampler.accept(picked)
+    assert sampler.sample(logits, 4).token in ends
+
+
+@TEMPERATURES
+def test_a_grammar_that_can_only_end_ends_however_early_it_is(
+    backend: LlamaBackend, logits: np.ndarray, temperature: float
+) -> None:
+    params = SamplingParams(
+        grammar='root ::= "ab"', min_tokens=100, temperature=temperature, seed=1
+    )
+    sampler = backend.new_sampler(params)
+    said = b""
+    for position in range(3):
+        sampled = sampler.sample(logits, position)
+        if sampled.is_eog:
+            break
+        sampler.accept(sampled.token)
+        said += backend.detokenize([sampled.token])
+    assert said == b"ab"
+    assert sampled.is_eog
+
+
+def test_forced_tokens_count_as_generated(backend: LlamaBackend, logits: np.ndarray) -> None:
+    ends = list(backend.vocabulary.eog_tokens)
+    logits[ends] = 50.0
+    grammar = 'root ::= "hello there" [a-z]*'
+    forced = backend.new_sampler(SamplingParams(grammar=grammar)).forced(100)
+    assert len(forced) > 2
+    rest = b"hello there"[len(backend.detokenize(forced)) :]
+    said = forced + backend.tokenize(rest, add_special=False)
+    for least, is_over in ((len(said), True), (len(said) + 1, False)):
+        sampler = backend.new_sampler(SamplingParams(grammar=grammar, min_tokens=least))
+        for token in said:
+            sampler.accept(token)
+        assert (sampler.sample(logits, 9).token in ends) is is_over
+
+
+def test_what_a_grammar_does_not_hold_is_told_by_its_sampler(backend: LlamaBackend) -> None:
+    nearly = SamplingParams(grammar=Grammar("json_schema", '{"not": {"type": "null"}}'))
+    assert any("`not`" in warning for warning in backend.new_sampler(nearly).warnings)
+    exact = SamplingParams(grammar=Grammar("json_object"))
+    assert backend.new_sampler(exact).warnings == ()
+    assert backend.new_sampler(SamplingParams()).warnings == ()
 
 
 # ---- the window --------------------------------------------------------------------------------

@@ -174,8 +174,9 @@ class Grammars:
     def _require_tokenizer(self) -> tuple[Pieces, llguidance.LLTokenizer]:
         with self._tokenizer_lock:
             if self._tokenizer is None:
-                pieces = Pieces(self._vocabulary)
-                self._tokenizer = pieces, pieces.tokenizer()
+                with self._vocabulary.held():
+                    pieces = Pieces(self._vocabulary)
+                    self._tokenizer = pieces, pieces.tokenizer()
             return self._tokenizer
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice, pairwise
 
@@ -66,6 +67,18 @@ class Vocabulary:
         """llama.cpp's vocabulary, alive as long as the model is."""
         _ = self._model.pointer
         return self._vocab
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the model from being freed under another thread that reads its vocabulary.
+
+        Raises Released if it is closed; when it is closed meanwhile, the next call does.
+        """
+        self._model.retain()
+        try:
+            yield
+        finally:
+            self._model.release()
 
     def tokenize(
         self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
