@@ -90,6 +90,11 @@ class Bench(Trial):
             super().step()
             assert len(self.slices) <= held + 1, "more than one slice in a step"
 
+    def check_the_end(self) -> None:
+        super().check_the_end()
+        active = self.engine.scheduler.tenants._active  # noqa: SLF001 - who still counts as here
+        assert not active, "a tenant stays without a request"
+
     def embedded(self, name: str = "e") -> np.ndarray:
         end = self.answers[name].end
         assert isinstance(end, Embedded), end

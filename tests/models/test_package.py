@@ -14,7 +14,8 @@ from samovar import models
 from tests.conftest import ROOT
 
 
-def _built(target: str, folder: Path) -> Path:
+def _built(target: str, tmp_path: Path) -> Path:
+    folder = tmp_path / target
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (made,) = folder.glob("samovar-*")

@@ -10,6 +10,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
+from modelmaker.gguf_head import read_head
 from samovar.errors import (
     ContextOverflow,
     DecodeTimeout,
@@ -262,6 +263,24 @@ def test_an_interrupted_call_leaves_nothing_behind(models: Models) -> None:
             is_over.set()
             thread.join()
         assert np.array_equal(backend.embed_many(texts_of(SOME)), expected)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gemma2", "lfm2", "mamba"])
+def test_a_text_without_numbers_fails_and_spoils_no_other(
+    models: Models, tmp_path: Path, kind: str
+) -> None:
+    path, texts = tmp_path / "damaged.gguf", texts_of([40, 60, 9])
+    path.write_bytes(models(kind, "F32").read_bytes())
+    embeddings = read_head(path).tensors["token_embd.weight"]
+    with path.open("r+b") as file:
+        file.seek(embeddings.start + 300 * embeddings.row_bytes)
+        file.write(np.full(embeddings.row_bytes // 4, np.nan, np.float32).tobytes())
+    with embedding(path, **PLAIN) as backend:
+        expected = backend.embed_many(texts, pooling="mean")
+        for bad in ([300] * 70, [*prompt(100), 300]):
+            with pytest.raises(NativeError, match="no numbers"):
+                backend.embed_many([*texts, bad], pooling="mean")
+            assert np.array_equal(backend.embed_many(texts, pooling="mean"), expected)
 
 
 # ---- in several calls ---------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from samovar.native.interface import Backend, Passage
 from samovar.types import Choice, Event, Finished
 
 READ_BYTES = 2**15  # of text are tokenized between two steps: some milliseconds
-MAX_BYTES = 2**26  # of waiting text, all requests together; ids of it are ten times as much
+MAX_BYTES = 2**26  # of waiting text, all requests together; its ids are about as much again
 _MOST_PASSAGES = 256  # are looked through for those that fit: no call holds more
 
 
@@ -221,7 +221,8 @@ class Embedding:
             return self._interrupted([work for work, _ in whose], limit, error)
         self.costs.observe(0, count, self._now() - started)
         self._num_alone = max(0, self._num_alone - 1)
-        self._largest = min(self._embedder.batch_size, 2 * self._largest)
+        # Slowly: what was too slow once cost a whole deadline.
+        self._largest = min(self._embedder.batch_size, self._largest + self._largest // 8 + 1)
         return self._account(whose, before, now)
 
     def _account(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from samovar.engine.prompts import Prompts
 from samovar.errors import ContextOverflow, InvalidRequest
 from samovar.native.interface import RANK, Backend, Passage
@@ -43,7 +45,7 @@ class Passages:
             tokens = self._text(request, text)
         if not tokens:
             raise InvalidRequest("this vocabulary has no token for a text; give other text")
-        return Passage(tokens)
+        return Passage(array("i", tokens))  # an eighth of a list: requests may hold many
 
     def _text(self, request: EmbedRequest, text: EmbeddingText) -> list[int]:
         longest = self._backend.embedder.longest

@@ -9,7 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from samovar import gguf
-from samovar.errors import ContextOverflow, InvalidToken, OperationUnsupported, OutOfMemory
+from samovar.errors import (
+    ContextOverflow,
+    InvalidToken,
+    NativeError,
+    OperationUnsupported,
+    OutOfMemory,
+)
 from samovar.native import checks, memory, ranking
 from samovar.native.context import Context, ContextOptions
 from samovar.native.interface import RANK, Passage, Text
@@ -113,6 +119,10 @@ class LlamaEmbedder:
         self._running = pooling_context.context
         try:
             return pooling_context.advance(passages, limit)
+        except NativeError:
+            # Cells that hold no numbers spoil whoever is computed beside them, used or not.
+            self._contexts.pop(pooling).close()
+            raise
         finally:
             self._running = None
 

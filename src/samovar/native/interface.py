@@ -232,7 +232,10 @@ class Backend(Protocol):
     """Cells that all sequences share; None: each has `context_length` of its own (lanes), or the
     length of a sequence costs no cells (recurrent models)."""
     vocabulary_size: int
-    embedder: Embedder
+
+    @property
+    def embedder(self) -> Embedder:
+        """Vectors and scores a call at a time."""
 
     def close(self) -> None:
         """Free everything. Idempotent, never raises."""

@@ -85,8 +85,17 @@ class PoolingContext:
             raise ContextOverflow("the text to embed does not fit into the context")
 
     def _pooled(self, seq_id: int) -> np.ndarray:
-        if self._pooling != RANK:
-            return self.context.embedding(seq_id=seq_id)
+        found = self._score(seq_id) if self._pooling == RANK else self._vector(seq_id)
+        if not np.isfinite(found).all():
+            raise NativeError(
+                "the model computed no numbers for a text; its weights may be damaged"
+            )
+        return found
+
+    def _vector(self, seq_id: int) -> np.ndarray:
+        return self.context.embedding(seq_id=seq_id)
+
+    def _score(self, seq_id: int) -> np.ndarray:
         # As many floats as the head has labels, of which the first is the score.
         scores = ll.llama_get_embeddings_seq(self.context.handle.pointer, seq_id)
         if not scores:
