@@ -366,8 +366,14 @@ class Engine:
         """What the grammar leaves no choice about is computed with the next step, all at once."""
         sampler = sequence.sampler
         assert sampler is not None
-        for token in sampler.forced(sequence.limit - sequence.num_tokens):
-            sampler.accept(token)
+        try:
+            forced = sampler.forced(sequence.limit - sequence.num_tokens)
+            for token in forced:
+                sampler.accept(token)
+        except SamovarError as error:  # the grammar has become too much work, or leads nowhere
+            self._fail(running, error)
+            return
+        for token in forced:
             sequence.append(token, now)
             said = sequence.output.feed(token, is_eog=False)
             running.hear_forced(sequence, token, said.text)
