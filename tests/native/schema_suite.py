@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation, localcontext
 from functools import cache
 from typing import Any
 
@@ -53,8 +54,24 @@ def cases(draft: str) -> list[Case]:
     return found
 
 
-def judge(draft: str, schema: object) -> Callable[[object], bool]:
-    """jsonschema's verdict on instances; formats count where it knows them."""
+def judge(draft: str, schema: object) -> Callable[[str | bytes], bool]:
+    """jsonschema's verdict on JSON texts; formats count where it knows them.
+
+    Numbers are decimal: as doubles 2855351.1388 would be no multiple of 0.0001.
+    """
     kind = validators.validator_for({"$schema": DRAFTS[draft]})
-    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
-    return lambda instance: bool(validator.is_valid(instance))
+    content = json.loads(json.dumps(schema), parse_float=Decimal)
+    validator = kind(content, format_checker=kind.FORMAT_CHECKER)
+
+    def is_valid(text: str | bytes) -> bool:
+        with localcontext(prec=4_000):  # digits of a quotient
+            return bool(validator.is_valid(json.loads(text, parse_float=_number)))
+
+    return is_valid
+
+
+def _number(text: str) -> Decimal | float:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of twenty digits
+        return float(text)
