@@ -15,6 +15,7 @@ from samovar import models
 from training.engine import Engine, opened
 
 Samovar = Callable[..., subprocess.CompletedProcess[str]]
+Answer = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def samovar(tmp_path: Path) -> Samovar:
 
 
 @pytest.fixture
-def answer(samovar: Samovar) -> Callable[..., dict[str, Any]]:
+def answer(samovar: Samovar) -> Answer:
     """What a command prints with `--json`."""
 
     def ask(*args: object) -> dict[str, Any]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from samovar import models
 from tests.conftest import Models
-from tests.models.conftest import Samovar
+from tests.models.conftest import Answer, Samovar
 
-Answer = Callable[..., dict[str, Any]]
 NAMES = ["samovar-mini", "samovar-mini-rhymes"]
 
 
