@@ -234,7 +234,7 @@ def test_a_forged_state_is_refused_without_a_trace(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", FORGED)
 def test_flipped_bits_hurt_nobody_else(models: Models, cache: Path, kind: str, layout: str) -> None:
-    for seed in range(scaled(1, 20)):
+    for seed in range(scaled(1, 5)):
         survives(cache, "flip_bits", models(kind), layout, scaled(150, 1000), seed)
 
 
