@@ -11,7 +11,7 @@ from collections.abc import Sequence as List
 
 import numpy as np
 
-from samovar.errors import InvalidRequest, NoLogits, OperationUnsupported
+from samovar.errors import InvalidRequest, NoLogits, OperationUnsupported, StateRejected
 from samovar.native import checks, recurrent
 from samovar.native.blob import PARTIAL
 from samovar.native.context import Context
@@ -123,6 +123,13 @@ class Cells:
         if sequence.saved is None:
             raise NoLogits("the logits of this sequence are gone")
         return sequence.saved
+
+    def set_logits(self, seq_id: int, logits: np.ndarray) -> None:
+        """See Backend. A copy is kept."""
+        if len(logits) != self._vocabulary_size or not np.isfinite(logits.max()):
+            raise StateRejected("saved logits are of another vocabulary, or no numbers")
+        sequence = self.sequences[seq_id]
+        sequence.row, sequence.saved = None, np.array(logits, np.float32)
 
     def forget_logits(self) -> None:
         """No sequence's next token is known any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -333,6 +334,18 @@ class Backend(Protocol):
     def has_logits(self, seq_id: int) -> bool:
         """Whether the sequence's next token can be sampled as it stands."""
 
+    def logits(self, seq_id: int) -> np.ndarray:
+        """A copy of what follows the sequence's last token: float32, one per id of the vocabulary.
+
+        Raises NoLogits.
+        """
+
+    def set_logits(self, seq_id: int, logits: np.ndarray) -> None:
+        """Say what follows the last token of a sequence that was imported.
+
+        Raises StateRejected for another number of logits, and for some that are no numbers.
+        """
+
     def tokens(self, seq_id: int) -> list[int]:
         """The tokens whose KV the sequence holds."""
 
@@ -346,12 +359,26 @@ class Backend(Protocol):
         """The KV rows of each (start, end)."""
 
     def export_tail(self, seq_id: int) -> bytes:
-        """The tail at the sequence's present end; empty for divisible models."""
+        """The tail at the sequence's present end.
+
+        Empty for divisible models, and the whole state for indivisible ones.
+        """
 
     def import_ranges(
         self, seq_id: int, tokens: Sequence[int], ranges: Sequence[Range], tail: bytes = b""
     ) -> None:
-        """Replace a sequence by ranges that cover `tokens` from the start, without a gap."""
+        """Replace a sequence by ranges that cover `tokens` from the start, without a gap.
+
+        An indivisible state has no ranges: its tail is all of it. Raises StateRejected; the
+        sequence is then empty, or as it was.
+        """
+
+    def describe_state(self) -> dict[str, str | int | float | bool | None]:
+        """What decides the bytes of a state besides weights, tokens and adapters, readably."""
+
+    @property
+    def weights_paths(self) -> tuple[Path, ...]:
+        """The files of the weights, in order; none: there are no weights."""
 
     def abort(self) -> None:
         """Interrupt the decode call that is running, from any thread."""

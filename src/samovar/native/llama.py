@@ -318,6 +318,10 @@ class LlamaBackend:
         """See Backend."""
         return self._sequences[seq_id].has_logits
 
+    def set_logits(self, seq_id: int, logits: np.ndarray) -> None:
+        """See Backend."""
+        self._cells.set_logits(seq_id, logits)
+
     def seq_rm(self, seq_id: int, start: int = 0) -> bool:
         """See Backend. Only recurrent and sliding-window state refuses, and only to be cut."""
         return self._cells.remove(seq_id, start)
@@ -339,6 +343,15 @@ class LlamaBackend:
     def namespace(self) -> bytes:
         """SHA-256 over what decides the bytes of a state besides the tokens."""
         return self._transfer.namespace
+
+    def describe_state(self) -> dict[str, str | int | float | bool | None]:
+        """See Backend."""
+        return self._transfer.describe()
+
+    @property
+    def weights_paths(self) -> tuple[Path, ...]:
+        """See Backend."""
+        return tuple(part.path for part in self.model.header.parts)
 
     def kv_pack(self, tokens: List[int], seq_id: int = 0) -> bytes:
         """See Backend. Raises StateRejected unless `tokens` is what the sequence holds."""

@@ -36,25 +36,32 @@ class Transfer:
     @property
     def namespace(self) -> bytes:
         """SHA-256 over what decides the bytes of a state besides the tokens."""
-        options, header = self._context.options, self._context.model.header
-        # Some models rotate by other factors in contexts longer than their original one.
-        original = header.integer(header.of_arch("rope.scaling.original_context_length"))
-        about = (
-            library.describe().version,
-            library.describe().state_version,
-            options.type_k,
-            options.type_v,
-            options.flash_attention,
-            options.full_window,
-            options.rope_freq_base,
-            options.rope_freq_scale,
-            original is not None and self._context.context_length > original,
-            repr(self._codec.layout),
-        )
         digest = hashlib.sha256(self._context.model.fingerprint)
-        digest.update(repr(about).encode())
+        digest.update(repr(self.describe()).encode())
         digest.update(self.adapters)
         return digest.digest()
+
+    def describe(self) -> dict[str, str | int | float | bool | None]:
+        """What decides the bytes of a state besides the weights, the tokens and the adapters."""
+        context = self._context
+        options, header = context.options, context.model.header
+        # Some models rotate by other factors in contexts longer than their original one.
+        original = header.integer(header.of_arch("rope.scaling.original_context_length"))
+        return {
+            "model": context.model.description,
+            "sample": context.model.fingerprint.hex(),
+            "llama_cpp": library.describe().version,
+            "state_version": library.describe().state_version,
+            "kind": self.kind.value,
+            "type_k": options.type_k,
+            "type_v": options.type_v,
+            "flash_attention": options.flash_attention,
+            "full_window": options.full_window,
+            "rope_freq_base": options.rope_freq_base,
+            "rope_freq_scale": options.rope_freq_scale,
+            "is_stretched": original is not None and context.context_length > original,
+            "layout": repr(self._codec.layout),
+        }
 
     def copy(self, source: int, target: int) -> None:
         """Make `target` what `source` is. The pool shares cells; lanes copy them, used ones only.
@@ -134,7 +141,11 @@ class Transfer:
 
     def export_tail(self, seq_id: int) -> bytes:
         """See Backend."""
-        return self._codec.export_tail(seq_id) if self._savable(seq_id).tokens else b""
+        if not self._savable(seq_id).tokens:
+            return b""
+        if self.kind is StateKind.INDIVISIBLE:
+            return self._codec.export_whole(seq_id)
+        return self._codec.export_tail(seq_id)
 
     def import_ranges(
         self, seq_id: int, tokens: List[int], ranges: List[Range], tail: bytes
@@ -144,10 +155,16 @@ class Transfer:
         sequence = self._cells.sequences[seq_id]
         self._vocabulary.check(tokens)
         self._cells.require_room(0, len(tokens), seq_id)
-        if not ranges or ranges[-1].end != len(tokens):
+        is_whole = self.kind is StateKind.INDIVISIBLE
+        if is_whole and (ranges or not tail or not tokens):
+            raise StateRejected("this model's state is kept as a whole, without ranges")
+        if not is_whole and (not ranges or ranges[-1].end != len(tokens)):
             raise StateRejected("the ranges do not cover the tokens from first to last")
         self._cells.remove(seq_id)
-        self._codec.import_ranges(seq_id, tokens, ranges, tail)
+        if is_whole:
+            self._codec.import_whole(seq_id, tail, len(tokens))
+        else:
+            self._codec.import_ranges(seq_id, tokens, ranges, tail)
         sequence.reset(list(tokens), self.adapters)
 
     def _require_codec(self) -> None:

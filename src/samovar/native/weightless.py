@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -342,6 +343,18 @@ class WeightlessBackend:
         """See Backend."""
         return self._sequences[seq_id].has_logits
 
+    def logits(self, seq_id: int) -> np.ndarray:
+        """See Backend."""
+        saved = self._sequences.require_logits(seq_id).saved
+        assert saved is not None  # there are no rows of batches here
+        return saved.copy()
+
+    def set_logits(self, seq_id: int, logits: np.ndarray) -> None:
+        """See Backend."""
+        if len(logits) != VOCABULARY_SIZE or not np.isfinite(logits.max()):
+            raise StateRejected("saved logits are of another vocabulary, or no numbers")
+        self._sequences[seq_id].saved = np.array(logits, np.float32)
+
     def seq_rm(self, seq_id: int, start: int = 0) -> bool:
         """See Backend. Only divisible state can be cut."""
         sequence = self._sequences[seq_id]
@@ -385,6 +398,15 @@ class WeightlessBackend:
         """What besides the tokens decides the cells."""
         return hashlib.sha256(b"weightless" + self._adapters_digest).digest()
 
+    def describe_state(self) -> dict[str, str | int | float | bool | None]:
+        """See Backend."""
+        return {"model": "weightless", "kind": self.state_kind.value}
+
+    @property
+    def weights_paths(self) -> tuple[Path, ...]:
+        """See Backend."""
+        return ()
+
     def kv_pack(self, tokens: List[int], seq_id: int = 0) -> bytes:
         """See Backend."""
         sequence = self._savable(seq_id)
@@ -422,6 +444,8 @@ class WeightlessBackend:
     def export_tail(self, seq_id: int) -> bytes:
         """See Backend. The tail is a digest of all cells: valid at one position only."""
         self._savable(seq_id)
+        if self.state_kind is StateKind.INDIVISIBLE:
+            return b"".join(self._cells[seq_id])
         return self._tail(seq_id)
 
     def import_ranges(
@@ -429,10 +453,14 @@ class WeightlessBackend:
     ) -> None:
         """See Backend. Refuses gaps, rows of another size, and a tail of another position."""
         self._require_codec()
-        self._require_ranges()
         checks.check_tokens(tokens, VOCABULARY_SIZE)
         checks.check_room(0, len(tokens), seq_id, self.context_length)
         self.seq_rm(seq_id)
+        if self.state_kind is StateKind.INDIVISIBLE:
+            if ranges or not tail or not tokens:
+                raise StateRejected("this state is kept as a whole, without ranges")
+            self._restore(seq_id, list(tokens), tail, b"")
+            return
         position = 0
         for piece in ranges:
             if piece.start != position or len(piece.payload) != CELL_BYTES * (

@@ -1,0 +1,86 @@
+"""What can be set, a frozen dataclass per layer. Imports nothing of ours but errors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from samovar.errors import InvalidRequest
+
+SaveMoment = Literal["cold", "continued", "finish", "evict", "shutdown"]
+SAVE_MOMENTS: tuple[SaveMoment, ...] = ("cold", "continued", "finish", "evict", "shutdown")
+
+_GIB = 2**30
+
+
+def default_cache_directory() -> Path:
+    """Where blocks are kept on disk unless something else is said."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "samovar" / "kv"
+
+
+def default_shm_directory() -> Path:
+    """Where blocks are kept on tmpfs; each user has a directory of their own there."""
+    return Path("/dev/shm") / f"samovar-{os.getuid()}"  # 0700, and its owner is checked
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """How much KV is kept, where, and when. Raises InvalidRequest for values of no sense.
+
+    A budget of 0 switches its tier off. None leaves it to the machine: an eighth of its memory
+    (at most 4 GiB) and of the disk 20 GiB or a tenth of what is free, whichever is less.
+    """
+
+    directory: Path = field(default_factory=default_cache_directory)
+    memory_bytes: int | None = None
+    shm_bytes: int = 0
+    shm_directory: Path = field(default_factory=default_shm_directory)
+    disk_bytes: int | None = None
+    block_size: int = 128
+    """Tokens per block; a power of two from 16 to 1024."""
+    write_queue_bytes: int = _GIB // 4
+    """Blocks that wait to be written, over all tiers; what does not fit is not saved there."""
+    disk_bytes_per_day: int | None = None
+    """Most bytes written to disk in any 24 hours, for flash that wears out; None: no cap."""
+    min_tokens: int = 32
+    """Shorter prompts are neither saved nor looked up."""
+    save_moments: frozenset[SaveMoment] = frozenset(SAVE_MOMENTS)
+    """`cold`: the prompt is computed; `continued`: so many tokens were generated since the last
+    save; `finish`: the request ends; `evict`: its cells are taken away; `shutdown`."""
+    continued_tokens: int = 2048
+    """Tokens between two saves of a sequence that goes on generating."""
+    keeps_logits: bool = False
+    """Store what follows a turn's last token with it, so that an exact repeat computes nothing.
+    Models whose state cannot be cut do that in any case: they could not repeat a prompt else."""
+    checkpoint_tokens: int = 2048
+    """Tokens between two checkpoints in a prompt, for models whose state cannot be cut."""
+    checkpoint_share: float = 0.5
+    """Most of a tier's budget that checkpoints may take."""
+
+    def __post_init__(self) -> None:
+        _check_cache(self)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is kept anywhere."""
+        return self.memory_bytes == 0 and not self.shm_bytes and self.disk_bytes == 0
+
+
+def _check_cache(config: CacheConfig) -> None:
+    size = config.block_size
+    if not 16 <= size <= 1024 or size & (size - 1):
+        raise InvalidRequest("block_size must be a power of two from 16 to 1024")
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if one.name.endswith(("_bytes", "_tokens", "_per_day")) and value is not None and value < 0:
+            raise InvalidRequest(f"{one.name} must not be negative")
+    unknown = set(config.save_moments) - set(SAVE_MOMENTS)
+    if unknown:
+        raise InvalidRequest(f"unknown moments to save at: {', '.join(sorted(unknown))}")
+    if not config.continued_tokens or not config.checkpoint_tokens:
+        raise InvalidRequest("continued_tokens and checkpoint_tokens must be positive")
+    if not 0 <= config.checkpoint_share <= 1:
+        raise InvalidRequest("checkpoint_share must be between 0 and 1")
