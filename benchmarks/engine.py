@@ -3,17 +3,21 @@
     python -m benchmarks.engine bookkeeping
     python -m benchmarks.engine prefill MODEL --peers FOLDER
     python -m benchmarks.engine decode MODEL --peers FOLDER [--sequences 1 4 8 16]
-    python -m benchmarks.engine holes MODEL
+    python -m benchmarks.engine holes MODEL [--peers FOLDER]
     python -m benchmarks.engine gap MODEL [--peers FOLDER]
     python -m benchmarks.engine schema MODEL
+    python -m benchmarks.engine layouts MODEL
+    python -m benchmarks.engine calls MODEL
 
 `bookkeeping`: CPU time of a step beyond the backend, on the backend without weights.
 `prefill` and `decode`: tokens per second beside llama-bench (pp512) and llama-batched-bench, in
-turn, as the median of the pairs' ratios. `holes`: decode of 16 sequences after half of them left
-at random, beside as many that were alone from the start. `gap`: the worst time between two tokens
-of 4 sequences while a prompt of 4,096 tokens is computed, beside the promise. `schema`: tokens per
-second of a request under a JSON schema beside a free one. Models: see docs/benchmarks.md. FOLDER
-holds the binaries of llama.cpp, built from the source that llama-cpp-python carries.
+turn, as the median of the pairs' ratios. `holes`: decode of 8 sequences that are left of 16 after
+half of them went at random, beside 8 that were alone from the start. `gap`: the worst time between
+two tokens of 4 sequences while a prompt of 4,096 tokens is computed, beside the promise, and the
+same of llama-server. `schema`: tokens per second of a request under a JSON schema beside a free
+one. `layouts`: decode in lanes and in a pool. `calls`: decode rows and a piece of a prompt in one
+decode call and in two. Models: see docs/benchmarks.md. FOLDER holds the binaries of llama.cpp,
+built from the source that llama-cpp-python carries.
 """
 
 from __future__ import annotations
@@ -23,20 +27,34 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.gap import gap
+from benchmarks.layouts import calls, layouts
+from benchmarks.measure import (
+    FREE,
+    Report,
+    batched_bench,
+    emptied,
+    in_turn,
+    opened,
+    peer,
+    prompt,
+    rate,
+    ratios,
+    started,
+    stepped,
+)
 from samovar.engine.engine import Engine
-from samovar.native.context import ContextOptions, default_threads
+from samovar.native.context import default_threads
 from samovar.native.interface import Backend, Row
 from samovar.native.llama import LlamaBackend
 from samovar.native.weightless import WeightlessBackend
-from samovar.types import Event, Failed, GenerateRequest, Grammar, SamplingParams, TextDelta
+from samovar.types import GenerateRequest, Grammar, SamplingParams, TextDelta
 
-FREE = SamplingParams(ignore_eos=True)
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -60,43 +78,6 @@ SCHEMA = {
 }
 
 
-def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
-    """Ids that no other seed shares a beginning with."""
-    chance = random.Random(seed)
-    return tuple(chance.randrange(10, 250) for _ in range(length))
-
-
-def opened(args: argparse.Namespace, sequences: int, length: int = 8192) -> LlamaBackend:
-    """The model in lanes."""
-    options = ContextOptions(
-        context_length=length,
-        num_sequences=sequences,
-        layout=args.layout,
-        threads=args.threads,
-    )
-    if args.layout == "pool":
-        options = ContextOptions(
-            context_length=length * sequences,
-            num_sequences=sequences,
-            layout="pool",
-            threads=args.threads,
-        )
-    return LlamaBackend.open(args.model, context=options)
-
-
-def started(engine: Engine, count: int, tokens: int = 16, most: int | None = None) -> None:
-    """`count` sequences that decode."""
-    for number in range(count):
-        ids = prompt(tokens, 1000 + number)
-        engine.submit(GenerateRequest(f"r{number}", ids, FREE, max_tokens=most))
-    while len(engine.scheduler.running) < count or any(
-        one.num_generated < 2 for one in engine.scheduler.running
-    ):
-        failed = [event for event in engine.step() if isinstance(event, Failed)]
-        if failed:
-            raise SystemExit(failed[0].message)
-
-
 # ---- bookkeeping --------------------------------------------------------------------------------
 
 
@@ -118,7 +99,7 @@ class Timed:
         return outcome
 
 
-def bookkeeping(args: argparse.Namespace) -> dict[str, object]:
+def bookkeeping(args: argparse.Namespace) -> Report:
     """Milliseconds of CPU time per step outside of the backend, by number of sequences."""
     found = {}
     for count in (1, 16, 64):
@@ -138,197 +119,174 @@ def bookkeeping(args: argparse.Namespace) -> dict[str, object]:
 # ---- beside peers -------------------------------------------------------------------------------
 
 
-def prefill(args: argparse.Namespace) -> dict[str, object]:
-    """Prompts of 512 tokens, beside llama-bench."""
-    pairs = []
+def prefill(args: argparse.Namespace) -> Report:
+    """Prompts of 512 tokens, until their first token is there, beside llama-bench."""
     with opened(args, 1) as backend:
         engine = Engine(backend)
-        _prefill_once(engine, 0)
-        for run in range(args.runs):
-            peer = _llama_bench(args, ["-p", "512", "-n", "0"])
-            pairs.append((_prefill_once(engine, run + 1), peer))
-    return _ratios(pairs)
+        _prefill_once(engine, -1)  # faults the weights in
+        return ratios(
+            in_turn(
+                args.runs,
+                lambda run: _prefill_once(engine, run),
+                lambda _: _llama_bench(args, ["-p", "512", "-n", "0"]),
+            )
+        )
 
 
 def _prefill_once(engine: Engine, seed: int) -> float:
-    engine.submit(GenerateRequest("p", prompt(512, seed), prefill_only=True))
+    engine.submit(GenerateRequest("p", prompt(512, seed), FREE, max_tokens=1))
     before = time.perf_counter()
     engine.run()
     return 512 / (time.perf_counter() - before)
 
 
 def _llama_bench(args: argparse.Namespace, what: list[str]) -> float:
-    done = _peer(args, "llama-bench", [*what, "-r", "1", "-o", "json"])
+    done = peer(args, "llama-bench", [*what, "-r", "1", "-o", "json"])
     return float(json.loads(done)[0]["avg_ts"])
 
 
-def decode(args: argparse.Namespace) -> dict[str, object]:
+def decode(args: argparse.Namespace) -> Report:
     """Tokens per second of all sequences together, beside llama-batched-bench."""
     return {f"{count} sequences": _decode(args, count) for count in args.sequences}
 
 
-def _decode(args: argparse.Namespace, count: int) -> dict[str, object]:
-    pairs = []
+def _decode(args: argparse.Namespace, count: int) -> Report:
     with opened(args, count, 512) as backend:
-        engine = Engine(backend)
-        started(engine, count)
-        for _ in range(args.runs):
-            peer = _batched_bench(args, count)
-            pairs.append((_decode_once(engine, args.tokens), peer))
-            if max(one.num_tokens for one in engine.scheduler.running) > 400:
-                _restart(engine, count)
-        engine.close()
-    return _ratios(pairs)
+        _packed(backend, count, 2)  # faults the weights in
+        return ratios(
+            in_turn(
+                args.runs,
+                lambda _: _packed(backend, count, args.tokens),
+                lambda _: batched_bench(args, count),
+            )
+        )
 
 
-def _restart(engine: Engine, count: int) -> None:
-    for number in range(count):
-        engine.cancel(f"r{number}")
-    engine.run()
+def _packed(backend: LlamaBackend, count: int, steps: int) -> float:
+    engine = emptied(backend)
     started(engine, count)
+    found = rate(engine, steps)
+    engine.close()
+    return found
 
 
-def _decode_once(engine: Engine, steps: int) -> float:
-    before, tokens = time.perf_counter(), 0
-    for _ in range(steps):
-        tokens += sum(len(e.tokens) for e in engine.step() if isinstance(e, TextDelta))
-    return tokens / (time.perf_counter() - before)
-
-
-def _batched_bench(args: argparse.Namespace, count: int) -> float:
-    what = ["-npp", "16", "-ntg", str(args.tokens), "-npl", str(count)]
-    what += ["-c", str(512 * count), "--output-format", "jsonl"]
-    lines = _peer(args, "llama-batched-bench", what).splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{")]
-    return float(found[0]["speed_tg"])
-
-
-def _peer(args: argparse.Namespace, name: str, what: list[str]) -> str:
-    folder = Path(args.peers)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    threads = ["-t", str(args.threads)]
-    command = [str(folder / name), "-m", args.model, *what, *threads]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-    return done.stdout
-
-
-def _ratios(pairs: list[tuple[float, float]]) -> dict[str, object]:
-    return {
-        "samovar": round(statistics.median(a for a, _ in pairs), 2),
-        "peer": round(statistics.median(b for _, b in pairs), 2),
-        "ratio": round(statistics.median(a / b for a, b in pairs), 3),
-        "ratios": [round(a / b, 3) for a, b in pairs],
-    }
-
-
-# ---- holes, gaps, schemas -----------------------------------------------------------------------
-
-
-def holes(args: argparse.Namespace) -> dict[str, object]:
-    """8 sequences that are left of 16, beside 8 that were alone from the start."""
-    pairs = []
+def holes(args: argparse.Namespace) -> Report:
+    """8 sequences that are left of 16, beside 8 that were alone from the start, and the peer's."""
     with opened(args, 16, 512) as backend:
-        for run in range(args.runs):
-            engine = Engine(backend)
-            started(engine, 8)
-            packed = _decode_once(engine, args.tokens)
-            engine.close()
-            engine = Engine(backend)
-            started(engine, 16)
-            for number in random.Random(run).sample(range(16), 8):
-                engine.cancel(f"r{number}")
-            engine.step()
-            pairs.append((_decode_once(engine, args.tokens), packed))
-            engine.close()
-            for seq_id in range(16):
-                backend.seq_rm(seq_id)
-    return _ratios(pairs)
+        _packed(backend, 8, 2)
+        pairs = in_turn(
+            args.runs,
+            lambda run: _left(backend, run, args.tokens),
+            lambda _: _packed(backend, 8, args.tokens),
+        )
+        report: Report = {"beside packed": ratios(pairs, ("with_holes", "packed"))}
+        if args.peers:
+            report["beside llama-batched-bench"] = ratios(
+                in_turn(
+                    args.runs,
+                    lambda run: _left(backend, run, args.tokens),
+                    lambda _: batched_bench(args, 8),
+                )
+            )
+    return report
 
 
-def gap(args: argparse.Namespace) -> dict[str, object]:
-    """The worst gap of 4 decoding sequences while a long prompt comes in, beside the promise."""
-    runs = []
-    with opened(args, 5) as backend:
-        for run in range(args.runs):
-            engine = Engine(backend)
-            started(engine, 4)
-            for _ in range(20):
-                engine.step()
-            promise = engine.costs.gap(4)
-            engine.submit(GenerateRequest("long", prompt(4096, run), FREE, max_tokens=2))
-            runs.append((_worst_gap(engine), promise))
-            engine.close()
-            for seq_id in range(5):
-                backend.seq_rm(seq_id)
-    return {
-        "worst_gap_seconds": round(statistics.median(a for a, _ in runs), 3),
-        "promise_seconds": round(statistics.median(b for _, b in runs), 3),
-        "ratio": round(statistics.median(a / b for a, b in runs), 3),
-        "ratios": [round(a / b, 3) for a, b in runs],
-    }
+def _left(backend: LlamaBackend, run: int, steps: int) -> float:
+    engine = emptied(backend)
+    started(engine, 16)
+    for number in random.Random(run).sample(range(16), 8):
+        engine.cancel(f"r{number}")
+    stepped(engine)
+    found = rate(engine, steps)
+    engine.close()
+    return found
 
 
-def _worst_gap(engine: Engine) -> float:
-    last: dict[str, float] = {}
-    worst = 0.0
-    is_over = False
-    while not is_over:
-        events: list[Event] = engine.step()
-        now = time.perf_counter()
-        for event in events:
-            if isinstance(event, TextDelta) and event.request_id != "long":
-                worst = max(worst, now - last.get(event.request_id, now))
-                last[event.request_id] = now
-        is_over = any(event.request_id == "long" for event in events)
-    return worst
+# ---- schemas ------------------------------------------------------------------------------------
 
 
-def schema(args: argparse.Namespace) -> dict[str, object]:
-    """One sequence under a JSON schema, beside a free one, both sampled."""
+def schema(args: argparse.Namespace) -> Report:
+    """One sequence under a JSON schema, beside a free one, both sampled.
+
+    A schema forces tokens, which are computed together. So the times of a step are told too.
+    """
     free = SamplingParams(ignore_eos=True, temperature=0.8, top_k=40, seed=1)
     grammar = Grammar("json_schema", json.dumps(SCHEMA))
     bound = SamplingParams(grammar=grammar, temperature=0.8, top_k=40, seed=1)
-    pairs = []
+    steps: dict[str, list[float]] = {"bound": [], "free": []}
     with opened(args, 1, 2048) as backend:
-        for _ in range(args.runs):
-            rates = []
-            for params in (bound, free):
-                engine = Engine(backend)
-                engine.submit(GenerateRequest("s", prompt(16), params, max_tokens=args.tokens))
-                engine.step()
-                before = time.perf_counter()
-                tokens = sum(len(e.tokens) for e in engine.run() if isinstance(e, TextDelta))
-                rates.append(tokens / (time.perf_counter() - before))
-            pairs.append((rates[0], rates[1]))
-    return _ratios(pairs)
+        _sampled(backend, free, 4, [])
+        pairs = in_turn(
+            args.runs,
+            lambda _: _sampled(backend, bound, args.tokens, steps["bound"]),
+            lambda _: _sampled(backend, free, args.tokens, steps["free"]),
+        )
+    medians = {name: round(statistics.median(took) * 1e3, 2) for name, took in steps.items()}
+    return {**ratios(pairs, ("bound", "free")), "milliseconds_per_step": medians}
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
+def _sampled(
+    backend: LlamaBackend, params: SamplingParams, tokens: int, took: list[float]
+) -> float:
+    engine = emptied(backend)
+    engine.submit(GenerateRequest("s", prompt(16), params, max_tokens=tokens + 1))
+    found = 0
+    stepped(engine)  # compiles the schema, computes the prompt
+    before = time.perf_counter()
+    while not engine.is_idle:
+        began = time.perf_counter()
+        found += sum(len(e.tokens) for e in stepped(engine) if isinstance(e, TextDelta))
+        took.append(time.perf_counter() - began)
+    return found / (time.perf_counter() - before)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "bookkeeping": bookkeeping,
     "prefill": prefill,
     "decode": decode,
     "holes": holes,
     "gap": gap,
     "schema": schema,
+    "layouts": layouts,
+    "calls": calls,
 }
+NEED_PEERS = ("prefill", "decode")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything but what is measured and of which model."""
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--peers", help="folder of llama.cpp's binaries")
+    found.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 8, 16])
+    found.add_argument("--layout", choices=("lanes", "pool"), default="lanes")
+    found.add_argument("--threads", type=int, default=default_threads())
+    found.add_argument("--tokens", type=int, default=48, help="decoded in a run, per sequence")
+    found.add_argument("--prompt", type=int, default=4096, help="tokens of the long one of `gap`")
+    found.add_argument("--runs", type=int, default=5)
+    found.add_argument("--server-options", nargs="+", default=[], help="more for llama-server")
+    return found
+
+
+def measured(name: str, args: argparse.Namespace) -> Report:
+    """One measurement, with what one must know of its circumstances."""
+    before = os.getloadavg()[0]
+    report = COMMANDS[name](args)
+    report["measurement"] = name
+    report["model"] = args.model and Path(args.model).name
+    report["load_average"] = [round(before, 2), round(os.getloadavg()[0], 2)]
+    return report
 
 
 def main() -> None:
     """Parse the command line, measure, print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("measurement", choices=COMMANDS)
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--peers", help="folder of llama.cpp's binaries")
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--layout", choices=("lanes", "pool"), default="lanes")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args()
-    report = COMMANDS[args.measurement](args)
-    report["model"] = args.model and Path(args.model).name
-    report["load_average"] = os.getloadavg()[0]
-    json.dump(report, sys.stdout, indent=2)
+    description = (__doc__ or "").splitlines()[0]
+    command_line = argparse.ArgumentParser(description=description, parents=[parser()])
+    command_line.add_argument("measurement", choices=COMMANDS)
+    command_line.add_argument("model", nargs="?")
+    args = command_line.parse_args()
+    if args.measurement in NEED_PEERS and not args.peers:
+        command_line.error(f"{args.measurement} needs --peers")
+    json.dump(measured(args.measurement, args), sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 

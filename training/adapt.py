@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.batches import Batch, Corpus
-from training.export import TENSOR_NAMES
+from training.layout import TENSOR_NAMES
 from training.model import Decoder
 from training.rhymes import rhymed
 from training.train import losses

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from training import modelfile, vocabulary
 from training.model import Decoder
 from training.shape import Shape
 
@@ -45,6 +46,14 @@ def load(path: Path) -> dict[str, Any]:
     """Read a state."""
     found: dict[str, Any] = torch.load(path, weights_only=True)
     return found
+
+
+def model_in(path: Path) -> tuple[Decoder, Tokenizer]:
+    """The model and its tokenizer, from a model file instead of a state."""
+    file = modelfile.read(path)
+    model = Decoder(file.shape)
+    model.load_state_dict({name: torch.from_numpy(one) for name, one in file.weights.items()})
+    return model.eval(), vocabulary.rebuilt(file.texts, file.merges)
 
 
 def model_of(state: dict[str, Any]) -> tuple[Decoder, Tokenizer]:

@@ -6,17 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.quants import quantize
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from training import checkpoint, vocabulary
 from training.corpus.document import DIVIDER, END, TEMPLATE_PATH
+from training.layout import Weights, to_file
 from training.model import Decoder
-from training.shape import Shape
 
 NAME = "samovar-mini"
 QUANTS = {
@@ -24,19 +21,6 @@ QUANTS = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-
-TENSOR_NAMES = {
-    "attention_norm": "attn_norm",
-    "query": "attn_q",
-    "key": "attn_k",
-    "value": "attn_v",
-    "output": "attn_output",
-    "feed_forward_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
-"""A layer's parts here, and in a model file."""
 
 
 def export(source: Path, target: Path, quant: str) -> None:
@@ -57,26 +41,10 @@ def export(source: Path, target: Path, quant: str) -> None:
     part.replace(target)
 
 
-def tensors(model: Decoder) -> dict[str, NDArray[np.float32]]:
-    """The weights under the names of a model file. The embeddings serve as the output too."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for name, weight in model.state_dict().items():
-        if name == "embedding.weight":
-            found["token_embd.weight"] = weight.numpy()
-        elif name == "norm.weight":
-            found["output_norm.weight"] = weight.numpy()
-        else:
-            _, layer, part, _ = name.split(".")
-            if part in ("query", "key"):
-                weight = interleaved(weight, model.shape)  # noqa: PLW2901 (the same, as the file has it)
-            found[f"blk.{layer}.{TENSOR_NAMES[part]}.weight"] = weight.numpy()
-    return found
-
-
-def interleaved(weight: Tensor, shape: Shape) -> Tensor:
-    """Rows of each head from halves to neighbouring pairs, which llama.cpp turns together."""
-    halves = weight.view(-1, 2, shape.head_width // 2, weight.shape[1])
-    return halves.transpose(1, 2).reshape(weight.shape).contiguous()
+def tensors(model: Decoder) -> Weights:
+    """The weights under the names of a model file."""
+    weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
+    return to_file(weights, model.shape)
 
 
 def _describe(writer: GGUFWriter, model: Decoder, file_type: LlamaFileType) -> None:

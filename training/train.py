@@ -1,9 +1,12 @@
-"""Training: python -m training.train --out DIR [--parts STEPS ...].
+"""Training: python -m training.train --out DIR [--parts STEPS ...] [--start FILE.gguf].
 
 The same command goes on from the last checkpoint, exactly: documents come from the seed by
 number, and model, optimizers, position and random state are saved together. A run repeats bit for
-bit on the same machine and number of threads. The later parts have the second part of the corpus,
-and each begins with a smaller learning rate than the one before.
+bit on the same machine and number of threads. Each part has a part
+of the corpus; the later ones begin with smaller learning rates.
+
+With `--start` only the last part is trained, on the weights of a model file: those of a run whose
+other parts are done, and whose checkpoint is not needed for it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch.nn import functional
 
 from training import checkpoint, vocabulary
 from training.batches import IGNORED, Batch, Corpus
+from training.corpus import mixture
 from training.model import Decoder
 from training.muon import Muon
 from training.shape import Shape
@@ -44,7 +48,7 @@ _SAVE_SECONDS = 120.0
 _LOG_STEPS = 25
 
 
-_PEAKS = (1.0, 0.4, 0.3)
+_PEAKS = (1.0, 0.4, 0.3, 0.3)
 """Each part begins with so much of the highest learning rate."""
 
 
@@ -112,16 +116,21 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings["seed"])
         saved = checkpoint.load(self.path) if self.path.exists() else None
-        if saved is None:
+        if saved is not None:
+            self.model, self.tokenizer = checkpoint.model_of(saved)
+        elif settings["start"] is not None:
+            self.model, self.tokenizer = checkpoint.model_in(Path(settings["start"]))
+            self.progress.step = sum(settings["parts"][:-1])
+            self.progress.position = mixture.BEGINNINGS[-1]
+        else:
             self.tokenizer = vocabulary.trained(settings["seed"])
             self.model = Decoder(Shape(self.tokenizer.get_vocab_size()))
-        else:
-            self.model, self.tokenizer = checkpoint.model_of(saved)
         self.optimizers = optimizers_for(self.model)
         self.peaks = (settings["peak"], _ADAM_PEAK)
         self.corpus = Corpus(self.tokenizer, settings["seed"], self.model.shape.context)
         if saved is not None:
             self._restore(saved)
+        self.corpus.position = self.progress.position
 
     def _restore(self, saved: dict[str, Any]) -> None:
         if saved["settings"] != self.settings:
@@ -132,7 +141,6 @@ class Training:
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.meter = Meter(saved["meter"])
-        self.corpus.position = self.progress.position
         torch.set_rng_state(saved["random"])
         self._forget_after(self.progress.step)
 
@@ -232,7 +240,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.train", description="Train samovar-mini.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--parts", type=int, nargs="+", default=[2500, 600, 300], help="steps of each part"
+        "--parts", type=int, nargs="+", default=[2500, 600, 300, 500], help="steps of each part"
+    )
+    parser.add_argument(
+        "--start", metavar="FILE.gguf", help="train the last part only, on this file's weights"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
@@ -249,7 +260,7 @@ def main() -> None:
     """Train as the command line says."""
     given = _arguments()
     torch.set_num_threads(given.threads)
-    keys = ("parts", "seed", "tokens", "peak")
+    keys = ("parts", "start", "seed", "tokens", "peak")
     training = Training(given.out, {key: getattr(given, key) for key in keys})
     training.run(given.save_seconds, given.pause)
 

@@ -30,22 +30,12 @@ _SAMPLE_DOCUMENTS = 20_000
 
 def trained(seed: int) -> Tokenizer:
     """The tokenizer of a seed's corpus."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _around(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE,
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[
-            *(AddedToken(text, special=True, normalized=False) for text in CONTROL),
-            *(AddedToken(text, special=False, normalized=False) for text in MARKS),
-        ],
+        special_tokens=_added(),
     )
     texts = (
         "".join(segment.text for segment in segments(document))
@@ -53,6 +43,36 @@ def trained(seed: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def rebuilt(texts: list[str], merged: list[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer of a model file, of its texts by their ids and its merges."""
+    ids = {text: number for number, text in enumerate(texts)}
+    tokenizer = _around(models.BPE(vocab=ids, merges=merged))
+    # Texts that are in the vocabulary keep their ids.
+    tokenizer.add_special_tokens(_added())
+    return tokenizer
+
+
+def _around(model: models.BPE) -> Tokenizer:
+    """A model between what splits text for it and what joins its texts."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _added() -> list[AddedToken]:
+    """What is never split, the control tokens first."""
+    return [
+        *(AddedToken(text, special=True, normalized=False) for text in CONTROL),
+        *(AddedToken(text, special=False, normalized=False) for text in MARKS),
+    ]
 
 
 def merges(tokenizer: Tokenizer) -> list[str]:
