@@ -5,6 +5,7 @@
 #   make test         check the code and run the tests
 #   make test-long    the same tests at full scale
 #   make check        formatting, lint, types, import contracts
+#   make bench        measure; PEERS=FOLDER with llama.cpp's binaries compares with those as well
 #   make setup        only the environment that `make run` uses
 #   make lock         write the requirement files anew (needs uv)
 #   make clean        remove everything made here; the compiled llama.cpp is kept elsewhere, see
@@ -28,7 +29,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 # Two pips must not write into one environment at once.
 .NOTPARALLEL:
-.PHONY: setup run test test-long check lock clean llama test-setup
+.PHONY: setup run test test-long check bench lock clean llama test-setup
 
 run: setup
 	$(BIN)/samovar run samovar-mini "$(PROMPT)"
@@ -43,6 +44,10 @@ check: test-setup
 	$(BIN)/mypy
 	MYPYPATH=scripts $(BIN)/mypy scripts
 	$(BIN)/lint-imports
+
+# On a model made under .build; what the figures are worth depends on what else the machine does.
+bench: setup $(STAMPS)/models
+	$(BIN)/python -m benchmarks.all $(if $(PEERS),--peers "$(PEERS)")
 
 setup: $(STAMPS)/package llama
 

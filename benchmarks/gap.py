@@ -1,0 +1,194 @@
+"""The worst time between two tokens of running sequences while a long prompt comes in.
+
+Samovar's in process, from step to step; llama-server's as streaming clients on the same machine
+see it. Each beside the promise: the larger of 200 ms and 2.5 of its own decode steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measure import FREE, Report, emptied, opened, prompt, rounded, started, stepped
+from samovar.engine.engine import Engine
+from samovar.engine.latency import DECODE_STEPS, LEAST_GAP_SECONDS
+from samovar.native.llama import LlamaBackend
+from samovar.types import GenerateRequest, TextDelta
+
+_NUM_SEQUENCES = 4
+_WARM = 20  # steps before the long prompt comes
+_LONG = "long"
+_CONTEXT = 8192
+_LOAD_SECONDS = 120.0  # of a server, until it answers
+_READ_SECONDS = 600.0  # of silence on a stream
+
+
+def gap(args: argparse.Namespace) -> Report:
+    """Both, in turn, where there are peers."""
+    ours, theirs = [], []
+    with opened(args, _NUM_SEQUENCES + 1, _CONTEXT) as backend:
+        for run in range(args.runs):
+            ours.append(_of_samovar(backend, args.prompt, run))
+            if args.peers:
+                theirs.append(_of_server(args, run))
+    report: Report = {"samovar": _summary(ours)}
+    if theirs:
+        report["llama-server"] = _summary(theirs)
+    return report
+
+
+def _summary(runs: list[tuple[float, float, float]]) -> Report:
+    return {
+        "worst_gap_seconds": rounded(statistics.median(worst for worst, _, _ in runs)),
+        "promise_seconds": rounded(statistics.median(promise for _, promise, _ in runs)),
+        "first_token_of_the_prompt_seconds": rounded(statistics.median(s for _, _, s in runs)),
+        "ratio": round(statistics.median(worst / promise for worst, promise, _ in runs), 3),
+        "ratios": [round(worst / promise, 3) for worst, promise, _ in runs],
+    }
+
+
+# ---- Samovar ------------------------------------------------------------------------------------
+
+
+def _of_samovar(backend: LlamaBackend, length: int, run: int) -> tuple[float, float, float]:
+    """The worst gap, the promise, and how long the prompt took; seconds."""
+    engine = emptied(backend)
+    started(engine, _NUM_SEQUENCES)
+    for _ in range(_WARM):
+        stepped(engine)
+    promise = engine.costs.gap(_NUM_SEQUENCES)
+    engine.submit(GenerateRequest(_LONG, prompt(length, run), FREE, max_tokens=2))
+    began = time.perf_counter()
+    worst = _worst_gap(engine, began)
+    took = time.perf_counter() - began
+    engine.close()
+    return worst, promise, took
+
+
+def _worst_gap(engine: Engine, began: float) -> float:
+    last = {one.request_id: began for one in engine.scheduler.running}
+    worst = 0.0
+    while True:
+        events = stepped(engine)
+        now = time.perf_counter()
+        heard = {event.request_id for event in events if isinstance(event, TextDelta)}
+        for request_id in heard & last.keys():
+            worst = max(worst, now - last[request_id])
+            last[request_id] = now
+        if _LONG in heard:
+            return max(worst, *(now - then for then in last.values()))
+
+
+# ---- llama-server -------------------------------------------------------------------------------
+
+
+class _Stream:
+    """A client that notes when each token comes."""
+
+    def __init__(self, port: int, ids: tuple[int, ...], most: int) -> None:
+        self.times: list[float] = []
+        self.heard = threading.Condition()
+        self._port = port
+        self._body = json.dumps(
+            {
+                "prompt": ids,
+                "n_predict": most,
+                "stream": True,
+                "return_tokens": True,
+                "ignore_eos": True,
+                "cache_prompt": False,
+                "samplers": ["top_k"],
+                "top_k": 1,
+            }
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_READ_SECONDS)
+        # The server is stopped while it answers: that is the end of the stream.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("POST", "/completion", self._body)
+            for line in connection.getresponse():
+                now = time.perf_counter()
+                if line.startswith(b"data: {") and json.loads(line[6:]).get("tokens"):
+                    with self.heard:
+                        self.times.append(now)
+                        self.heard.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        """Until so many tokens came."""
+        with self.heard:
+            if not self.heard.wait_for(lambda: len(self.times) >= count, _READ_SECONDS):
+                raise SystemExit("llama-server fell silent")
+
+
+def _of_server(args: argparse.Namespace, run: int) -> tuple[float, float, float]:
+    with _server(args) as port:
+        streams = [_Stream(port, prompt(16, 1000 + number), 4000) for number in range(4)]
+        for stream in streams:
+            stream.wait_for(_WARM + 2)
+        began = time.perf_counter()
+        step = statistics.median(
+            later - earlier
+            for stream in streams
+            for earlier, later in itertools.pairwise(stream.times[2:])
+        )
+        long = _Stream(port, prompt(args.prompt, run), 2)
+        long.wait_for(1)
+        ended = long.times[0]
+        for stream in streams:  # the token that came with it, or after it
+            stream.wait_for(sum(then <= ended for then in stream.times) + 1)
+        worst = max(_longest(stream.times, began, ended) for stream in streams)
+    return worst, max(LEAST_GAP_SECONDS, DECODE_STEPS * step), ended - began
+
+
+def _longest(times: list[float], began: float, ended: float) -> float:
+    """The longest gap of those that were open at some time from `began` to `ended`."""
+    pairs = list(itertools.pairwise(times))
+    return max(later - max(then, began) for then, later in pairs if later > began and then < ended)
+
+
+@contextlib.contextmanager
+def _server(args: argparse.Namespace) -> Iterator[int]:
+    """A fresh llama-server with a slot for each; yields its port."""
+    folder = Path(args.peers)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    slots = _NUM_SEQUENCES + 1
+    command = [str(folder / "llama-server"), "-m", args.model, "-t", str(args.threads)]
+    command += ["--parallel", str(slots), "-c", str(slots * _CONTEXT), "--cont-batching"]
+    command += ["--host", "127.0.0.1", "--port", str(port), *args.server_options]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            _wait_until_ready(process, port)
+            yield port
+        finally:
+            process.kill()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _LOAD_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.1)
+    raise SystemExit("llama-server did not start")

@@ -1,0 +1,134 @@
+"""What the measurements of the engine share: models opened, sequences started, pairs compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from samovar.engine.engine import Engine
+from samovar.native.context import ContextOptions
+from samovar.native.llama import LlamaBackend
+from samovar.types import Event, Failed, GenerateRequest, SamplingParams, TextDelta
+
+FREE = SamplingParams(ignore_eos=True)
+Report = dict[str, object]
+
+
+def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
+    """Ids that no other seed shares a beginning with."""
+    chance = random.Random(seed)
+    return tuple(chance.randrange(10, 250) for _ in range(length))
+
+
+def opened(
+    args: argparse.Namespace, sequences: int, length: int = 8192, layout: str | None = None
+) -> LlamaBackend:
+    """The model with room for so many sequences of `length` tokens each."""
+    layout = layout or args.layout
+    total = length * sequences if layout == "pool" else length
+    options = ContextOptions(
+        context_length=total,
+        num_sequences=sequences,
+        layout="pool" if layout == "pool" else "lanes",
+        threads=args.threads,
+    )
+    return LlamaBackend.open(args.model, context=options)
+
+
+def emptied(backend: LlamaBackend) -> Engine:
+    """A new engine on a backend whose cells are all free."""
+    for seq_id in range(backend.num_sequences):
+        backend.seq_rm(seq_id)
+    return Engine(backend)
+
+
+def started(engine: Engine, count: int, tokens: int = 16) -> None:
+    """`count` sequences that decode."""
+    for number in range(count):
+        engine.submit(GenerateRequest(f"r{number}", prompt(tokens, 1000 + number), FREE))
+    decoding(engine, count)
+
+
+def decoding(engine: Engine, count: int) -> None:
+    """Step until `count` sequences decode."""
+    while len(engine.scheduler.running) < count or any(
+        one.num_tokens - one.num_prompt < 2 for one in engine.scheduler.running
+    ):
+        stepped(engine)
+
+
+def stepped(engine: Engine) -> list[Event]:
+    """One step. A failed request ends the measurement."""
+    events = engine.step()
+    for event in events:
+        if isinstance(event, Failed):
+            raise SystemExit(event.message)
+    return events
+
+
+def rate(engine: Engine, steps: int) -> float:
+    """Tokens per second of all sequences together."""
+    before, tokens = time.perf_counter(), 0
+    for _ in range(steps):
+        tokens += sum(len(e.tokens) for e in engine.step() if isinstance(e, TextDelta))
+    return tokens / (time.perf_counter() - before)
+
+
+def peer(args: argparse.Namespace, name: str, what: list[str]) -> str:
+    """What a binary of llama.cpp prints for the same model and threads."""
+    folder = Path(args.peers)
+    command = [str(folder / name), "-m", args.model, *what, "-t", str(args.threads)]
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    return done.stdout
+
+
+def batched_bench(args: argparse.Namespace, count: int) -> float:
+    """Decoded tokens per second of llama-batched-bench, in lanes of 512 cells like ours."""
+    what = ["-npp", "16", "-ntg", str(args.tokens), "-npl", str(count)]
+    what += ["-c", str(512 * count), "--output-format", "jsonl"]
+    lines = peer(args, "llama-batched-bench", what).splitlines()
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    return float(found[0]["speed_tg"])
+
+
+def in_turn(
+    runs: int, ours: Callable[[int], float], theirs: Callable[[int], float]
+) -> list[tuple[float, float]]:
+    """Pairs of measurements. Who goes first changes, so that a drift of the machine does not tell.
+
+    Both are handed the number of the run.
+    """
+    pairs = []
+    for run in range(runs):
+        if run % 2:
+            other = theirs(run)
+            pairs.append((ours(run), other))
+        else:
+            own = ours(run)
+            pairs.append((own, theirs(run)))
+    return pairs
+
+
+def ratios(
+    pairs: list[tuple[float, float]], names: tuple[str, str] = ("samovar", "peer")
+) -> Report:
+    """Medians of both sides and of the pairs' ratios."""
+    return {
+        names[0]: rounded(statistics.median(a for a, _ in pairs)),
+        names[1]: rounded(statistics.median(b for _, b in pairs)),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 3),
+        "ratios": [round(a / b, 3) for a, b in pairs],
+    }
+
+
+def rounded(value: float) -> float:
+    """Four digits that count."""
+    return float(f"{value:.4g}")
