@@ -41,7 +41,9 @@ class Match:
     state: Node | None
     """The last state that was taken on that path, and is in a tier."""
     seen_children: bool
-    """Whether blocks with other tokens (or without a copy) are known to continue the path."""
+    """Whether blocks are known that continue the path: with other tokens, or without a copy."""
+    is_lost: bool
+    """Whether the next block of these tokens is known, and has no copy any more (or not yet)."""
 
 
 class Index:
@@ -132,6 +134,7 @@ class Index:
         total = len(data) // TOKEN_BYTES
         best, best_state, best_score = self._root, None, (0, 0)
         waiting: list[tuple[Node, Node | None]] = [(self._root, None)]
+        broken: set[Node] = set()
         while waiting:
             node, state = waiting.pop()
             if node.state is not None and node.state.tiers:
@@ -147,7 +150,9 @@ class Index:
                 child = self._rows.get(block_key(namespace, node.key, piece))
                 if child is not None and child.tiers:
                     waiting.append((child, state))
-        return Match(_path(best), best.end, best_state, best.forks > 0)
+                elif child is not None:
+                    broken.add(node)
+        return Match(_path(best), best.end, best_state, best.forks > 0, best in broken)
 
     # What must stay
 
@@ -199,8 +204,9 @@ class Index:
         nodes = list(nodes)
         for node in nodes:
             self._warm(node, now, policy.hit_weight(node.forks))
+        lifted: dict[Node, float] = {}
         for node in reversed(nodes):
-            self._lift(node)
+            self._lift(node, lifted)
 
     def heats(self, now: float) -> dict[Key, tuple[float, float]]:
         """Hits that still count, and `now`, by name: what set_heats takes after a restart.
@@ -223,8 +229,9 @@ class Index:
             for node in self._named(key):
                 level = policy.level_of(heat, min(when, now), self._half_life)
                 node.rank = level + node.density
-        for node in self.nodes():
-            self._lift(node)
+        for node in sorted(self.nodes(), key=lambda node: (node.end, node.kind), reverse=True):
+            if node.parent is not None and node.parent.tiers:
+                node.parent.rank = max(node.parent.rank, node.rank)
         for queue in self._queues:
             queue.rebuild()
 
@@ -315,7 +322,8 @@ class Index:
         queue.nbytes += (copy.nbytes if copy else 0) - (before.nbytes if before else 0)
         if more and node.parent is not None:
             self._count(node.parent, tier, more)
-            self._settle(node.parent)
+            if more < 0:
+                self._settle(node.parent)
         if was_somewhere != bool(node.tiers) and node.key in self._pins:
             (self._let_go if was_somewhere else self._hold)(node)
 
@@ -368,11 +376,16 @@ class Index:
         density = node.density
         node.rank = density + policy.hit(node.rank - density, now, weight, self._half_life)
 
-    def _lift(self, node: Node) -> None:
-        """What it hangs on is worth as much at least: without that, it is worth nothing."""
-        above = node.parent
-        while above is not None and above.rank < node.rank and above is not self._root:
-            above.rank = node.rank
+    def _lift(self, node: Node, lifted: dict[Node, float]) -> None:
+        """What it hangs on is worth as much at least: without that, it is worth nothing.
+
+        `lifted` says of what has been visited how much everything above it is worth at least.
+        """
+        worth, above = node.rank, node.parent
+        while above is not None and lifted.get(above, policy.COLD) < worth:
+            if above.tiers:
+                worth = above.rank = max(above.rank, worth)
+            lifted[above] = worth
             above = above.parent
 
 

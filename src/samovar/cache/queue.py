@@ -25,6 +25,10 @@ class Queue:
         """How many bytes they take."""
         self._heap: list[tuple[float, Node]] = []
 
+    def __len__(self) -> int:
+        """Entries, those out of date included: at most twice the blocks of the tier, and a few."""
+        return len(self._heap)
+
     def may_go(self, node: Node, gone: int = 0) -> bool:
         """Whether it is here, not held, and nothing hangs on it here but `gone` that go first."""
         here = node.tiers & self.tier.bit and not node.holds
