@@ -1,0 +1,402 @@
+"""The cache of one model: what an engine offers, finds again, and is told about it.
+
+    offer ──> memory ──┐                        match ──> lease ──> blocks, from the fastest tier
+                       └─> write queue ──> shm, disk        └─ what is read is kept in memory too
+
+One thread owns a store; it never touches a file itself (`transfer` does). Nothing here raises for
+what happens to files: what cannot be read is a miss, what cannot be written is not saved, and both
+are counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from samovar.cache.block import STATE, Block
+from samovar.cache.checkpoints import Checkpoints
+from samovar.cache.counters import Counters
+from samovar.cache.files import FileTier
+from samovar.cache.filing import Filing, name_of_node
+from samovar.cache.index import Index, Match
+from samovar.cache.keys import Adapters, Key, Namespace
+from samovar.cache.lease import Lease
+from samovar.cache.memory import MemoryTier
+from samovar.cache.node import About, Node, Tier
+from samovar.cache.outcomes import DiskRefused, Scan
+from samovar.cache.transfer import Found, ReadDone, Transfer, WriteDone
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_MAX_SCOPES = 1024  # sets of adapters and salts that are remembered
+_MAX_GHOSTS = 65_536  # evicted blocks that are remembered, to be able to say so
+_USAGE_SECONDS = 600.0  # between two savings of what was used; also at the end
+_CLOSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """How much of what there may be. The file tiers know their own budgets."""
+
+    memory: int
+    """Bytes of the memory tier."""
+    queue: int
+    """Bytes of blocks that wait to be written."""
+    checkpoint_share: float = 0.5
+    """What part of a tier checkpoints may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose blocks: a namespace under a set of adapters and a salt."""
+
+    digest: bytes
+    namespace: Namespace
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A block on its way, and everyone who waits for it."""
+
+    node: Node
+    tier: Tier
+    scope: bytes
+    waiting: list[tuple[Lease, int]] = field(default_factory=list)
+
+
+class BlockStore:
+    """Blocks of one namespace over its tiers.
+
+    `files` are opened here; one that cannot be is left out, and why is logged. `clock` tells
+    seconds of a clock that goes on over restarts.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        files: Mapping[Tier, FileTier],
+        budgets: Budgets,
+        clock: Callable[[], float] = lambda: time.time_ns() / 1e9,
+    ) -> None:
+        self.namespace = namespace
+        self.index = Index()
+        self.counters = Counters()
+        self.memory_bytes = budgets.memory
+        """Most bytes of the memory tier; may be set at any time, and holds from the next block."""
+        self.refused: dict[Tier, str] = {}
+        """Why a tier that was asked for is not there."""
+        self._clock = clock
+        self._memory = MemoryTier()
+        self._checkpoints = Checkpoints(budgets.checkpoint_share)
+        self._files = self._opened(files)
+        self._transfer = Transfer(self._files, budgets.queue)
+        self._filing = Filing(self._files, self.index, self._transfer)
+        self._scopes: OrderedDict[tuple[object, str], Scope] = OrderedDict()
+        self._reading: dict[int, _Reading] = {}
+        self._tickets = itertools.count()
+        self._ghosts: OrderedDict[Key, None] = OrderedDict()
+        self._usage_saved = self._clock()
+        self._is_used = False
+
+    def _opened(self, wanted: Mapping[Tier, FileTier]) -> dict[Tier, FileTier]:
+        found: dict[Tier, FileTier] = {}
+        for tier, files in wanted.items():
+            try:
+                scan = files.open()
+            except DiskRefused as error:
+                logger.warning("the %s tier of the cache is off: %s", tier.name.lower(), error)
+                self.refused[tier] = str(error)
+                continue
+            found[tier] = files
+            self._learn(tier, scan)
+            self.index.set_heats(files.load_usage(), self._clock())
+            for key in files.pins():
+                self.index.pin(key)
+        return found
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def scope(self, adapters: Adapters = (), salt: str = "") -> Scope:
+        """The part of the cache that belongs to a set of adapters and a salt."""
+        known = self._scopes.get((tuple(adapters), salt))
+        if known is not None:
+            self._scopes.move_to_end((tuple(adapters), salt))
+            return known
+        namespace = self.namespace.under(adapters, salt)
+        scope = Scope(namespace.digest, namespace)
+        self._scopes[tuple(adapters), salt] = scope
+        if len(self._scopes) > _MAX_SCOPES:
+            self._scopes.popitem(last=False)
+        for files in self._files.values():
+            self._transfer.do(partial(_call, files.add_scope, namespace))
+        return scope
+
+    def scopes(self) -> list[tuple[tuple[object, str], Scope]]:
+        """Those that were used lately: ((adapters, salt), scope)."""
+        return list(self._scopes.items())
+
+    def match(self, scope: Scope, tokens: Sequence[int], *, needs_state: bool = False) -> Match:
+        """The blocks that the tokens begin with. No side effect."""
+        return self.index.match(scope.digest, tokens, needs_state=needs_state)
+
+    def was_evicted(self, key: Key) -> bool:
+        """Whether a block of this key was here and had to go, as far as is remembered."""
+        return key in self._ghosts
+
+    def lease(self, scope: Scope, nodes: Sequence[Node]) -> Lease:
+        """Hold blocks and begin to read them. Those in memory are there at once."""
+        nodes = tuple(nodes)
+        self.index.lease(nodes)
+        self.index.touch(nodes, self._clock())
+        self._is_used = True
+        lease = Lease(nodes, self._release, [None] * len(nodes), [None] * len(nodes))
+        for place, node in enumerate(nodes):
+            block = self._memory.read(node)
+            if block is not None:
+                lease.blocks[place], lease.tiers[place] = block, Tier.MEMORY
+            else:
+                self._read(scope.digest, node, [(lease, place)])
+        return lease
+
+    def _release(self, lease: Lease) -> None:
+        self.index.release(lease.nodes)
+
+    def _read(self, scope: bytes, node: Node, waiting: list[tuple[Lease, int]]) -> None:
+        for other in self._reading.values():
+            if other.node is node:
+                other.waiting += waiting
+                return
+        tier = next((tier for tier in self._files if node.tiers & tier.bit), None)
+        if tier is None:
+            for lease, place in waiting:
+                lease.cut = place if lease.cut is None else min(lease.cut, place)
+            return
+        ticket = next(self._tickets)
+        self._reading[ticket] = _Reading(node, tier, scope, waiting)
+        self._transfer.read(ticket, tier, name_of_node(node, tier), scope)
+
+    # ---- keeping ------------------------------------------------------------------------------
+
+    def offer(self, block: Block, seconds: float = 0.0) -> bool:
+        """Keep a block wherever there is room; False: nowhere.
+
+        `seconds`: what it took to compute it. Its contents must not change any more. It is durable
+        when its write was done, which `flush` waits for.
+        """
+        node = self.index.get(block.head.key, block.head.kind)
+        is_kept = self._into_memory(block, seconds) if node is None else True
+        for tier in self._files:
+            if node is None or not node.tiers & tier.bit:
+                is_kept = self._into_files(tier, block) or is_kept
+        return is_kept
+
+    def shrink_memory(self, nbytes: int) -> None:
+        """Let blocks go until the memory tier holds no more than this: the machine needs it."""
+        need = self.index.bytes_of(Tier.MEMORY) - max(0, nbytes)
+        for node in self.index.victims(Tier.MEMORY, need) if need > 0 else []:
+            self._forget(node)
+
+    def _into_memory(self, block: Block, seconds: float = 0.0) -> bool:
+        budget, size = self.memory_bytes, block.nbytes
+        if size > budget:
+            return False
+        if block.head.kind == STATE:
+            excess = self._checkpoints.excess(Tier.MEMORY, budget, size)
+            if excess is None:
+                return False
+            for node in excess:
+                self._forget(node)
+        self.shrink_memory(budget - size)
+        if self.index.bytes_of(Tier.MEMORY) + size > budget:
+            return False  # everything in it is held
+        head = block.head
+        about = About(head.key, head.parent, head.kind, head.start, head.num_tokens)
+        added = self._add(Tier.MEMORY, about, size, logits_bytes=head.logits_bytes, seconds=seconds)
+        if added is None:
+            return False
+        self._memory.write(added, block)
+        self.counters.written_blocks["memory"] += 1
+        self.counters.written_bytes["memory"] += size
+        return True
+
+    def _forget(self, node: Node) -> None:
+        """Let a block go out of memory; it stays where else it is."""
+        block = self._memory.read(node)
+        # One that was refused when it came is tried again: perhaps there is room by now.
+        if not (
+            block is None
+            or self._filing.has(node)
+            or any(self._into_files(tier, block) for tier in self._files)
+        ):
+            self._haunt(node)
+        self._memory.delete(node)
+        self._drop(node, Tier.MEMORY)
+        self.counters.evicted_blocks["memory"] += 1
+
+    def _into_files(self, tier: Tier, block: Block) -> bool:
+        if block.head.kind == STATE:
+            budget = self._files[tier].budget
+            excess = self._checkpoints.excess(tier, budget, block.head.size)
+            if excess is None:
+                self.counters.dropped_blocks["share"] += 1
+                return False
+            self._delete(tier, excess)
+        if self._filing.write(tier, block):
+            return True
+        self.counters.dropped_blocks["queue"] += 1
+        return False
+
+    def _delete(self, tier: Tier, nodes: Sequence[Node]) -> None:
+        if not nodes:
+            return
+        names = [name_of_node(node, tier) for node in nodes]
+        self._transfer.do(partial(_call, self._files[tier].delete, names))
+        for node in nodes:
+            self._lose(node, tier)
+
+    def _lose(self, node: Node, tier: Tier) -> None:
+        """A block had to go from a file tier."""
+        self._drop(node, tier)
+        self.counters.evicted_blocks[tier.name.lower()] += 1
+        if not node.tiers:
+            self._haunt(node)
+
+    def _haunt(self, node: Node) -> None:
+        self._ghosts[node.key] = None
+        if len(self._ghosts) > _MAX_GHOSTS:
+            self._ghosts.popitem(last=False)
+
+    # ---- the index ----------------------------------------------------------------------------
+
+    def _add(
+        self, tier: Tier, about: About, nbytes: int, *, logits_bytes: int, seconds: float = 0.0
+    ) -> Node | None:
+        try:
+            node = self.index.add(
+                tier, about, nbytes, now=self._clock(), logits_bytes=logits_bytes, seconds=seconds
+            )
+        except ValueError:  # a name that lies: reading it would show that as well
+            self.counters.bad_blocks["name"] += 1
+            return None
+        if node.kind == STATE:
+            self._checkpoints.add(node, tier, nbytes)
+        return node
+
+    def _drop(self, node: Node, tier: Tier) -> None:
+        self.index.discard(node, tier)
+        self._checkpoints.discard(node, tier)
+
+    def _learn(self, tier: Tier, scan: Scan) -> None:
+        """What is in a directory now, whoever put it there or took it away."""
+        present = set()
+        for name, nbytes in scan.entries:
+            node = self.index.get(name.key, name.kind)
+            if node is None or not node.tiers & tier.bit:
+                about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
+                node = self._add(tier, about, nbytes, logits_bytes=name.logits_bytes)
+            present.add(node)
+        for node in [one for one in self.index.nodes(tier) if one not in present]:
+            self._drop(node, tier)
+
+    # ---- what comes back ----------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Take in what the i/o thread has done. Call it once per step."""
+        for one in self._transfer.completions():
+            if isinstance(one, ReadDone):
+                self._take_read(one)
+            elif isinstance(one, WriteDone):
+                self._take_write(one)
+            elif isinstance(one, Found):
+                self._learn(one.tier, one.scan)
+        if self._is_used and self._clock() - self._usage_saved > _USAGE_SECONDS:
+            self._save_usage()
+
+    def wait(self, seconds: float) -> None:
+        """Until the i/o thread has done something, or has nothing to do, or the time is up."""
+        self._transfer.wait(seconds)
+
+    def _take_read(self, done: ReadDone) -> None:
+        reading = self._reading.pop(done.ticket)
+        node, tier = reading.node, reading.tier
+        if done.block is None:
+            if done.cause == "vanished":
+                self.counters.missing_blocks += 1
+            else:
+                self.counters.bad_blocks[done.cause] += 1
+            self._drop(node, tier)
+            self._haunt(node)
+            self._read(reading.scope, node, reading.waiting)  # from another tier, or they are cut
+            return
+        for lease, place in reading.waiting:
+            lease.blocks[place], lease.tiers[place] = done.block, tier
+        if not node.tiers & Tier.MEMORY.bit:
+            self._into_memory(done.block)
+
+    def _take_write(self, done: WriteDone) -> None:
+        tier, published = done.tier, done.published
+        for node in self._filing.take(done):
+            self._lose(node, tier)
+        for name, nbytes in published.done:
+            about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
+            self._add(tier, about, nbytes, logits_bytes=name.logits_bytes)
+        label = tier.name.lower()
+        self.counters.written_blocks[label] += len(published.done)
+        self.counters.written_bytes[label] += published.written_bytes
+        for refusal in published.refused:
+            self.counters.dropped_blocks[refusal.cause] += 1
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything that was taken for the file tiers is durable there, or refused.
+
+        False: the time was up before.
+        """
+        is_done = self._transfer.flush(seconds)
+        self.poll()
+        return is_done
+
+    def pin(self, key: Key, *, is_pinned: bool = True) -> None:
+        """Keep the blocks up to a key, here and wherever files are, or no longer."""
+        (self.index.pin if is_pinned else self.index.unpin)(key)
+        for files in self._files.values():
+            job = files.pin if is_pinned else files.unpin
+            self._transfer.do(partial(_call, job, key))
+
+    def _save_usage(self) -> None:
+        self._usage_saved, self._is_used = self._clock(), False
+        heats = self.index.heats(self._clock())
+        for files in self._files.values():
+            self._transfer.do(partial(_call, files.save_usage, heats))
+
+    def close(self, seconds: float = _CLOSE_SECONDS) -> bool:
+        """Write what was taken, within a time, and end. False: some of it was dropped."""
+        if self._is_used:
+            self._save_usage()
+        is_done = self._transfer.close(seconds)
+        self.poll()
+        for files in self._files.values():
+            files.close()
+        return is_done
+
+    def check(self) -> list[str]:
+        """What contradicts itself between index and memory; empty: nothing. For tests."""
+        problems = self.index.check()
+        held = sum(1 for _ in self.index.nodes(Tier.MEMORY))
+        if held != len(self._memory):
+            problems.append(f"{held} blocks should be in memory, and {len(self._memory)} are")
+        return problems
+
+
+def _call(job: Callable[[_T], object], argument: _T) -> None:
+    """For jobs whose answer nobody waits for."""
+    job(argument)

@@ -1,0 +1,255 @@
+"""The i/o thread: all file work of a cache, reads before everything else.
+
+    engine thread ── read, write, delete ──> [ i/o thread ] ── completions ──> engine thread
+
+Nothing here waits for the disk but the thread itself. Writes stand in a queue of bounded bytes;
+one that does not fit is refused at once. Whatever goes wrong with a file comes back as the cause of
+a read or write that was not done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from samovar.cache.block import BadBlock, Block
+from samovar.cache.files import FileTier, Missing, Published, Refusal, Scan
+from samovar.cache.index import Tier
+from samovar.cache.names import Name
+
+logger = logging.getLogger(__name__)
+
+_GROUP_BLOCKS = 32  # published together: one wait for the disk's own cache instead of as many
+_GROUP_BYTES = 2**26
+_LOOK_SECONDS = 1.0  # how old what another process published may be before it is seen
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """A read came back: the block, or why not (`missing`, or the cause of a BadBlock)."""
+
+    ticket: int
+    block: Block | None
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDone:
+    """A group was published. What is in `published.done` is durable where the tier is."""
+
+    tier: Tier
+    blocks: tuple[Block, ...]
+    published: Published
+    victims: tuple[Name, ...]
+    """Those that might have been deleted for it; which were, `published.evicted` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Another process has changed the directory: what is in it now."""
+
+    tier: Tier
+    scan: Scan
+
+
+Completion = ReadDone | WriteDone | Found
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    ticket: int
+    tier: Tier
+    name: Name
+    namespace: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    tier: Tier
+    block: Block
+    victims: tuple[Name, ...]
+
+
+class Transfer:
+    """One thread over the file tiers of one namespace. Its methods are called by one other."""
+
+    def __init__(self, tiers: Mapping[Tier, FileTier], queue_bytes: int) -> None:
+        self._tiers = dict(tiers)
+        self._queue_bytes = queue_bytes
+        self._changed = threading.Condition()
+        self._reads: deque[_Read] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._writes: deque[_Write] = deque()
+        self._queued = 0
+        self._is_busy = False
+        self._is_closing = False
+        self._done: deque[Completion] = deque()
+        self._thread = threading.Thread(target=self._run, name="samovar-cache", daemon=True)
+        if self._tiers:
+            self._thread.start()
+
+    # ---- from the engine's thread -------------------------------------------------------------
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of the blocks that wait to be written."""
+        return self._queued
+
+    def read(self, ticket: int, tier: Tier, name: Name, namespace: bytes) -> None:
+        """Read a block of a scope; the ticket comes back with it."""
+        with self._changed:
+            self._reads.append(_Read(ticket, tier, name, namespace))
+            self._changed.notify_all()
+
+    def write(self, tier: Tier, block: Block, victims: tuple[Name, ...] = ()) -> bool:
+        """Have a block published, in place of `victims` as far as there is no room for it.
+
+        False: the queue is full, or the tier is not there.
+        """
+        if tier not in self._tiers:
+            return False
+        with self._changed:
+            if self._is_closing or self._queued + block.nbytes > self._queue_bytes:
+                return False
+            self._queued += block.nbytes
+            self._writes.append(_Write(tier, block, victims))
+            self._changed.notify_all()
+        return True
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Have something small done on the thread: before the writes, after the reads."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def completions(self) -> list[Completion]:
+        """What has come back since the last call."""
+        found: list[Completion] = []
+        while self._done:
+            found.append(self._done.popleft())
+        return found
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come back, or nothing is under way, or the time is up."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not self._done and self._has_work():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(left)
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything that was accepted is done. False: the time was up before."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._has_work():
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._thread.is_alive():
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def close(self, seconds: float) -> bool:
+        """Finish what was accepted, within a time, and end the thread. False: some was dropped."""
+        is_done = self.flush(seconds) if self._tiers else True
+        with self._changed:
+            self._is_closing = True
+            self._reads.clear()
+            self._writes.clear()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(seconds + 1.0)
+        return is_done
+
+    def _has_work(self) -> bool:
+        return bool(self._reads or self._jobs or self._writes or self._is_busy)
+
+    # ---- on the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        looked = time.monotonic()
+        while (work := self._next()) is not _CLOSED:
+            if work is not None:
+                self._carry_out(work)
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                for tier in self._tiers:
+                    self._carry_out(partial(self._look, tier))
+                looked = time.monotonic()
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next thing to do; None: time to look around."""
+        with self._changed:
+            if not self._has_work() and not self._is_closing:
+                self._changed.wait(_LOOK_SECONDS)
+            self._is_busy = True
+            if self._reads:
+                read = self._reads.popleft()
+                return partial(self._read, read)
+            if self._jobs:
+                return self._jobs.popleft()
+            if self._writes and not self._is_closing:
+                group = self._group()
+                return partial(self._write, group)
+            self._is_busy = False
+            return _CLOSED if self._is_closing else None
+
+    def _group(self) -> list[_Write]:
+        """Writes to one tier that are published together, in the order in which they came."""
+        taken, size = [self._writes.popleft()], 0
+        while self._writes and len(taken) < _GROUP_BLOCKS and size < _GROUP_BYTES:
+            if self._writes[0].tier is not taken[0].tier:
+                break
+            taken.append(self._writes.popleft())
+            size += taken[-1].block.nbytes
+        return taken
+
+    def _carry_out(self, work: Callable[[], None]) -> None:
+        """One thing that went wrong must not end the thread that everything waits for."""
+        try:
+            work()
+        except Exception:
+            logger.exception("file work of the cache failed; its blocks are computed again")
+        finally:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+
+    def _read(self, read: _Read) -> None:
+        block, cause = None, "internal"
+        try:
+            block = self._tiers[read.tier].read(read.name, read.namespace)
+        except Missing as error:
+            cause = error.cause
+        except BadBlock as error:
+            cause = error.cause
+        finally:
+            self._done.append(ReadDone(read.ticket, block, "" if block else cause))
+
+    def _write(self, group: list[_Write]) -> None:
+        tier, blocks = group[0].tier, tuple(one.block for one in group)
+        victims = tuple(name for one in group for name in one.victims)
+        published = Published([], [Refusal(one, "internal") for one in blocks], [], 0)
+        try:
+            published = self._tiers[tier].publish(blocks, evict=victims)
+        finally:
+            with self._changed:
+                self._queued -= sum(one.nbytes for one in blocks)
+            self._done.append(WriteDone(tier, blocks, published, victims))
+
+    def _look(self, tier: Tier) -> None:
+        scan = self._tiers[tier].rescan()
+        if scan is not None:
+            self._done.append(Found(tier, scan))
+
+
+def _closed() -> None:
+    """Stands for the end of the thread's work."""
+
+
+_CLOSED = _closed
