@@ -3,7 +3,7 @@
     ROOT/<first 32 hex digits of the namespace>/   0700, as all directories in it; files are 0600
         namespace.json     the namespace, readable
         scopes/HEX.json    the same for each set of adapters and salt whose blocks lie here
-        lock               flock and ledger: who may change things, and how many bytes lie here
+        lock               who may change things, and how many bytes lie here (`ledger`)
         blocks/            a file per block (`names`, `block`); complete from the moment it is seen
         tmp/               what the holder of the lock is writing; anything else in it is a leaving
         quarantine/        files that turned out bad, the last 64
@@ -34,87 +34,46 @@ a power failure a deleted block may be there again, complete.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from samovar.cache.block import Block
-from samovar.cache.io import Io
+from samovar.cache import checking, quarantine
+from samovar.cache.block import BadBlock, Block
+from samovar.cache.folder import BLOCKS, PAGE, PINS, SCOPES, TOP, Folder, is_ours, weight
+from samovar.cache.io import Io, cause_of
 from samovar.cache.keys import Key, Namespace
-from samovar.cache.names import Name
+from samovar.cache.ledger import Account, Ledger, Locked
+from samovar.cache.names import Name, name_of
+from samovar.cache.outcomes import (
+    DiskRefused,
+    Entry,
+    Missing,
+    Problem,
+    Published,
+    Refusal,
+    Scan,
+)
+from samovar.cache.publishing import Writer, items_of, remove
+from samovar.cache.reading import read_block
+from samovar.cache.survey import Survey, remove_leavings, survey
+from samovar.cache.usage import pack_usage, unpack_usage
 
+__all__ = [
+    "DiskRefused",
+    "Entry",
+    "FileTier",
+    "Missing",
+    "Problem",
+    "Published",
+    "Refusal",
+    "Scan",
+]
 
-class DiskRefused(Exception):
-    """A directory cannot be used: the tier is off. `cause` is one word, the message says more."""
-
-    def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause
-
-
-class Missing(Exception):
-    """A block cannot be had, now or ever. `cause` is one word: `vanished`, `locked`, `files`..."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-class Entry(NamedTuple):
-    """A block that is there."""
-
-    name: Name
-    nbytes: int
-    """What it takes of the budget: whole pages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What lies in a directory."""
-
-    entries: list[Entry]
-    """In no order; no two of the same key and kind."""
-    used_bytes: int
-    """What counts against the budget, entries included."""
-    foreign: int = 0
-    """Names in `blocks/` that are no block's, and things that are no plain file of ours. They are
-    left alone."""
-    leavings: int = 0
-    """Files of dead writers, and blocks that have since been saved with logits. They are gone."""
-
-
-class Refusal(NamedTuple):
-    """A block that was not published, and is not there because of this call."""
-
-    block: Block
-    cause: str
-    """`budget`, `locked`, `parent` (the one before it was refused), `namespace` (its scope was
-    never added), or what the operating system said: `space`, `quota`, `io`, `readonly`,
-    `vanished`, `files`, or the errno's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What became of a group."""
-
-    done: list[Entry]
-    """There now, and durable if the tier is; those that were there before are among them."""
-    refused: list[Refusal]
-    evicted: list[Name]
-    """Those of `evict` that had to go (or had gone)."""
-    written_bytes: int
-    """Bytes of block files that were written, for the wear of flash; refused ones count too."""
-
-
-class Problem(NamedTuple):
-    """Something that `check` found."""
-
-    kind: str
-    """`contents`, `head`, `short`, `long`, `misplaced`, `namespace` (bad blocks); `foreign`,
-    `owner`, `mode`, `leaving`, `superseded`, `total`, or what the operating system said."""
-    where: str
-    """Path below the directory."""
+_ABOUT = "namespace.json"
+_USAGE = "usage"
+_MAX_USAGE = 2**30  # bytes; what claims more is damaged
 
 
 class FileTier:
@@ -125,11 +84,8 @@ class FileTier:
              DiskRefused: still NEW
 
     No method raises OSError. Where the directory vanishes or the disk fails, `publish` refuses,
-    `read` says Missing, and `open` may be tried again.
+    `read` says Missing, and `open` may be tried again. So it is before `open` and after `close`.
     """
-
-    budget: int
-    """Bytes; may be set at any time. What is there is not deleted for it, but nothing is added."""
 
     def __init__(
         self,
@@ -141,12 +97,26 @@ class FileTier:
         io: Io | None = None,
     ) -> None:
         """`budget` is in bytes, for everything in the directory; `is_durable`: sync."""
-        raise NotImplementedError
+        self.budget = budget
+        """May be set at any time: nothing is deleted for it, but nothing more is added."""
+        self._namespace = namespace
+        self._io = io or Io()
+        path = root / namespace.digest.hex()[:32]
+        self._folder = Folder(self._io, path, is_durable=is_durable)
+        self._ledger = Ledger(self._folder, self._recover)
+        self._scopes = {namespace.digest}
+        self._found = Survey([], 0, [], [], [], []), 0
+        self._used = 0
 
     @property
     def path(self) -> Path:
         """The directory of this namespace."""
-        raise NotImplementedError
+        return self._folder.path
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is published survives the loss of power."""
+        return self._folder.is_durable
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -154,30 +124,66 @@ class FileTier:
         """Make and check the directories, remove leavings, list the blocks.
 
         Raises DiskRefused for symlinks, what belongs to someone else, or cannot be made or read.
-        Where another process keeps the lock, blocks are listed, but nothing is removed.
+        Where another process keeps the lock, or the file system cannot be written to, blocks are
+        listed, but nothing is removed.
         """
-        raise NotImplementedError
+        self.close()
+        self._folder.open()
+        try:
+            return self._listed()
+        except OSError as error:
+            self.close()
+            raise DiskRefused(
+                cause_of(error), f"{self.path} cannot be read: {error.strerror}"
+            ) from None
 
     def close(self) -> None:
-        """Give the descriptors back. Idempotent; leases on nothing remain."""
-        raise NotImplementedError
+        """Give the descriptors back. Idempotent."""
+        self._ledger.close()
+        self._folder.close()
 
     def add_scope(self, namespace: Namespace) -> bool:
-        """Let blocks of `namespace.under(...)` be published here; writes its readable form.
+        """Let blocks of `namespace`, one under that of this directory, be published here.
 
-        False if it could not be written. Costs nothing the second time.
+        Writes its readable form. False if it could not be written. The second time costs nothing.
         """
-        raise NotImplementedError
+        if namespace.digest in self._scopes:
+            return True
+        try:
+            with self._ledger.held() as account:
+                self._note(account, SCOPES, f"{namespace.digest.hex()}.json", namespace)
+        except (Locked, OSError):
+            return False
+        self._scopes.add(namespace.digest)
+        return True
 
     # ---- blocks -------------------------------------------------------------------------------
 
     def publish(self, blocks: Sequence[Block], *, evict: Sequence[Name] = ()) -> Published:
         """Write a group; predecessors are put before their successors.
 
-        Where the budget lacks room, blocks of `evict` are deleted in this order, under the same
-        lock, no more than necessary. One that is refused refuses those of the group behind it.
+        Where the budget lacks room, what is in quarantine goes first, then blocks of `evict` in
+        this order, under the same lock, no more than necessary. A block that is refused refuses
+        those of the group that hang on it.
         """
-        raise NotImplementedError
+        result = Published([], [], [])
+        items = items_of(blocks)
+        cause = ""
+        try:
+            with self._ledger.held() as account:
+                writer = Writer(self._folder, account, self.budget, evict, result)
+                writer.publish(items, self._scopes)
+        except Locked:
+            cause = "locked"
+        except OSError as error:
+            cause = cause_of(error)
+        settled = {entry.name for entry in result.done}
+        settled |= {name_of(refusal.block.head) for refusal in result.refused}
+        for item in items:
+            if item.name not in settled:
+                item.abandon(self._io)
+                result.refused.append(Refusal(item.block, cause))
+        return result
 
     def read(self, name: Name, namespace: bytes, buffer: memoryview | None = None) -> Block:
         """A block, verified. `namespace` is the digest of its scope.
@@ -185,58 +191,182 @@ class FileTier:
         Its contents are views of `buffer` if that is large enough, else of fresh memory. Raises
         Missing, or BadBlock for anything that is not the block: the file is in quarantine then.
         """
-        raise NotImplementedError
+        try:
+            return read_block(self._folder, name, namespace, buffer)
+        except BadBlock:
+            self._set_aside(name)
+            raise
 
     def find(self, names: Iterable[Name]) -> list[Entry]:
         """Those that are there: what another process published, without listing everything."""
-        raise NotImplementedError
+        found = []
+        for name in names:
+            with suppress(OSError):
+                about = self._io.stat(str(name), at=self._folder.fd(BLOCKS))
+                if is_ours(about):
+                    found.append(Entry(name, weight(about)))
+        return found
 
     def delete(self, names: Sequence[Name]) -> list[Name]:
         """Delete blocks; returns those that are not there any more (none if the lock is kept)."""
-        raise NotImplementedError
+        gone: list[Name] = []
+        with suppress(Locked, OSError), self._ledger.held() as account:
+            gone += [name for name in names if remove(self._folder, account, str(name))]
+        return gone
 
     def rescan(self) -> Scan | None:
         """The blocks, if anyone else changed something since they were last listed, else None."""
-        raise NotImplementedError
+        state = self._ledger.state()
+        if state is None or state == self._ledger.seen:
+            return None
+        try:
+            found = survey(self._folder)
+        except OSError:
+            return None
+        self._ledger.seen = state
+        return self._scan(found, 0)
 
     def used_bytes(self) -> int:
-        """What counts against the budget now, other processes included."""
-        raise NotImplementedError
+        """What counts against the budget now, what other processes did included."""
+        record = self._ledger.peek()
+        if record is not None:
+            self._used = record.used_bytes
+        with suppress(OSError):
+            return self._used + self._folder.directory_bytes()
+        return self._used
 
     # ---- what else is kept --------------------------------------------------------------------
 
     def pin(self, key: Key) -> bool:
         """Remember that a key is pinned. Idempotent; False if it could not be written."""
-        raise NotImplementedError
+        try:
+            flags = os.O_WRONLY | os.O_CREAT
+            self._io.close(self._io.open(key.hex(), flags, at=self._folder.fd(PINS)))
+            self._folder.sync(PINS)
+        except OSError:
+            return False
+        return True
 
     def unpin(self, key: Key) -> bool:
         """Forget a pin. Idempotent; False if that failed."""
-        raise NotImplementedError
+        try:
+            with suppress(FileNotFoundError):
+                self._io.unlink(key.hex(), at=self._folder.fd(PINS))
+            self._folder.sync(PINS)
+        except OSError:
+            return False
+        return True
 
     def pins(self) -> set[Key]:
         """The pinned keys."""
-        raise NotImplementedError
+        with suppress(OSError):
+            return {key for key in map(_digest, self._folder.names(PINS)) if key}
+        return set()
 
     def load_usage(self) -> dict[Key, tuple[float, float]]:
         """(heat, when) by key, as last saved; empty if there is none, or it is damaged."""
-        raise NotImplementedError
+        with suppress(OSError):
+            return unpack_usage(self._folder.contents(TOP, _USAGE, _MAX_USAGE))
+        return {}
 
     def save_usage(self, usage: Mapping[Key, tuple[float, float]]) -> bool:
         """Replace it as a whole; the last process to save wins. False if that failed."""
-        raise NotImplementedError
+        data = pack_usage(usage)
+        try:
+            with self._ledger.held() as account:
+                room = self.budget - account.used_bytes - self._folder.directory_bytes()
+                if len(data) + PAGE > room + self._weight(TOP, _USAGE):
+                    return False
+                self._replace(account, TOP, _USAGE, data)
+        except (Locked, OSError):
+            return False
+        return True
 
     # ---- proof --------------------------------------------------------------------------------
 
     def check(self, *, deep: bool) -> list[Problem]:
-        """What is wrong with names, kinds of files, owners, modes, sizes and the ledger.
+        """What is wrong: names, owners, modes, heads and sizes of files, leavings, the ledger.
 
-        If `deep`, every block is read and verified. Changes nothing.
+        If `deep`, contents too: every block is read whole. Changes nothing.
         """
-        raise NotImplementedError
+        try:
+            return checking.check(
+                self._folder, self._ledger, self._scopes | self._noted_scopes(), deep=deep
+            )
+        except OSError as error:
+            return [Problem(cause_of(error), TOP)]
 
     def repair(self, problems: Iterable[Problem]) -> int:
         """Quarantine bad blocks, remove leavings, tighten modes, count again.
 
         Returns how many were put right. Foreign files are left alone.
         """
-        raise NotImplementedError
+        try:
+            return checking.repair(self._folder, self._ledger, problems)
+        except (Locked, OSError):
+            return 0
+
+    # ---- behind them --------------------------------------------------------------------------
+
+    def _listed(self) -> Scan:
+        try:
+            with self._ledger.held(lists=True) as account:
+                self._note(account, TOP, _ABOUT, self._namespace)
+            scan = self._scan(*self._found)
+        except (Locked, OSError):  # reading is still possible
+            self._ledger.seen = self._ledger.state()
+            scan = self._scan(survey(self._folder), 0)
+        self._scopes |= self._noted_scopes()
+        return scan
+
+    def _scan(self, found: Survey, leavings: int) -> Scan:
+        self._used = found.file_bytes
+        return Scan(found.entries, self.used_bytes(), len(found.foreign), leavings)
+
+    def _recover(self) -> int:
+        """Clear up after a dead writer and count. The lock is held; raises OSError."""
+        leavings = remove_leavings(self._folder)
+        self._folder.sync(BLOCKS)  # it may have died between linking and syncing
+        found = survey(self._folder)
+        account = Account(found.file_bytes)
+        names = [str(entry.name) for entry in found.superseded]
+        leavings += sum(remove(self._folder, account, name) for name in names)
+        self._found = found, leavings
+        return account.used_bytes
+
+    def _set_aside(self, name: Name) -> None:
+        """Move a bad file away; a miss is not made to wait for the lock."""
+        quarantine.put(self._folder, str(name))
+        with suppress(Locked, OSError), self._ledger.held(patience=0) as account:
+            quarantine.trim(self._folder, account)
+
+    def _noted_scopes(self) -> set[bytes]:
+        with suppress(OSError):
+            stems = (name.removesuffix(".json") for name in self._folder.names(SCOPES))
+            return {digest for digest in map(_digest, stems) if digest}
+        return set()
+
+    def _note(self, account: Account, part: str, name: str, namespace: Namespace) -> None:
+        data = namespace.as_json().encode()
+        with suppress(OSError):
+            if self._folder.contents(part, name, len(data) + 1) == data:
+                return
+        self._replace(account, part, name, data)
+
+    def _replace(self, account: Account, part: str, name: str, data: bytes) -> None:
+        before = self._weight(part, name)
+        self._folder.replace(part, name, data)
+        account.used_bytes += self._weight(part, name) - before
+
+    def _weight(self, part: str, name: str) -> int:
+        with suppress(FileNotFoundError):
+            return weight(self._io.stat(name, at=self._folder.fd(part)))
+        return 0
+
+
+def _digest(text: str) -> bytes | None:
+    """32 bytes out of 64 hex digits."""
+    with suppress(ValueError):
+        digest = bytes.fromhex(text)
+        return digest if digest.hex() == text and len(digest) == 32 else None
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ _CAUSES = {
     errno.EMFILE: "files",
     errno.ENFILE: "files",
     errno.ENOMEM: "memory",
+    errno.ELOOP: "symlink",
+    errno.EBADF: "closed",
 }
 
 
@@ -103,6 +106,14 @@ class Io:
         """The entries of a directory."""
         with os.scandir(fd) as entries:
             yield entries
+
+    def now(self) -> float:
+        """Seconds of a clock that only goes forward."""
+        return time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        """Let others run."""
+        time.sleep(seconds)
 
     def try_lock(self, fd: int) -> bool:
         """Take the lock on an open file, if nobody has it."""
