@@ -82,11 +82,10 @@ def _reclaimable(stat: dict[str, int], prefix: str) -> int:
     """Bytes of cached files that can go: on the inactive list, and mapped by nobody."""
     inactive = stat.get(f"{prefix}inactive_file", 0)
     active = stat.get(f"{prefix}active_file", 0)
-    shared = stat.get(f"{prefix}shmem", 0)
+    # Mapped tmpfs counts too, though it is on neither list; the shm tier maps none of its own.
+    # Without it the number would rise and fall with the whole tmpfs, mapped or not.
     mapped = stat.get(f"{prefix}mapped_file" if prefix else "file_mapped", 0)
-    # Both lists are without tmpfs, while tmpfs counts as mapped where it is: not more than this.
-    in_use = max(0, mapped - shared)
-    return min(inactive, max(0, inactive + active - in_use))
+    return min(inactive, max(0, inactive + active - mapped))
 
 
 def _mounts(root: Path) -> dict[str, tuple[int, str]]:

@@ -27,16 +27,17 @@ class Stall:
 
 
 def available_memory(root: Path) -> Reading | None:
-    """MemAvailable, without the files that are mapped. None where the kernel does not tell.
+    """MemAvailable, without the files that this process has mapped. None: the kernel does not tell.
 
-    The kernel counts the weights of a mapped model as available: it could read them again.
+    The kernel counts the weights of a mapped model as available: it could read them again. What
+    others have mapped is not known: `Mapped` in /proc/meminfo has mapped tmpfs in it, which is not
+    available to begin with.
     """
     told = read_table(root / "proc/meminfo")
     free, total = told.get("MemAvailable"), told.get("MemTotal")
     if free is None or not total:
         return None
-    own = read_table(root / "proc/self/status").get("RssFile", 0)
-    mapped = max(own, told.get("Mapped", 0) - told.get("Shmem", 0))
+    mapped = read_table(root / "proc/self/status").get("RssFile", 0)
     # Of files, only those on the two lists count as available; locked ones are on neither.
     files = told.get("Active(file)", 0) + told.get("Inactive(file)", 0)
     left = max(0, free - min(mapped, files))
