@@ -225,6 +225,10 @@ class GenerateRequest:
     """The prompt follows on all that the session holds, instead of containing it. May be empty."""
     expect_committed: tuple[int, ...] | None = None
     """With `continues`: the tokens the session must hold, or the request is refused."""
+    is_stored: bool = True
+    """Keep what is computed for it in the cache; without, it only takes from there."""
+    cache_salt: str | None = None
+    """Only requests of the same salt share what was computed. None: the tenant is the salt."""
 
     def __post_init__(self) -> None:
         _check_request(self)
@@ -385,6 +389,23 @@ class Cached(msgspec.Struct, frozen=True):
         return self.live + self.memory + self.shm + self.disk
 
 
+DivergenceReason = Literal[
+    "none", "off", "short", "new", "other_tokens", "evicted", "other_adapters", "no_checkpoint"
+]
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """Where a prompt left what was known of it, and why."""
+
+    position: int
+    """The first token that had to be computed; the length of the prompt if none had to."""
+    reason: DivergenceReason
+    """`none`: nothing was left to restore. `off`: there is no cache. `short`: below the length from
+    which prompts are cached. `new`: nothing is known that continues there. `other_tokens`: what is
+    known continues otherwise. `evicted`: it was there. `other_adapters`: it is there, computed
+    under others. `no_checkpoint`: it is there, but the model's state was not kept any later."""
+
+
 class Timings(msgspec.Struct, frozen=True):
     """Seconds of a request's life, one after the other."""
 
@@ -403,6 +424,8 @@ class Usage(msgspec.Struct, frozen=True):
     """Of all choices, end-of-generation and stop tokens included."""
     cached: Cached = Cached()
     timings: Timings = Timings()
+    divergence: Divergence | None = None
+    """Of the first choice, when it was first admitted; None: it was not."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag=True):

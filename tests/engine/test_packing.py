@@ -105,13 +105,15 @@ def test_a_move_that_does_not_pay_is_not_made() -> None:
     assert ids(engine) == [0, 5] or engine.is_idle
 
 
-def test_a_few_gaps_are_bridged_and_nothing_is_moved() -> None:
+@pytest.mark.parametrize("row_seconds", [0.0, 1.0])
+def test_a_few_gaps_are_bridged_where_rows_cost_less_than_moves(row_seconds: float) -> None:
     backend = WeightlessBackend(num_sequences=4, context_length=256, end_bias=-1e3)
     engine = Engine(backend)
     for number in range(4):
         engine.submit(GenerateRequest(f"r{number}", (number, 1), FREE, max_tokens=50))
     drive(engine, 3)
     engine.cancel("r1")
+    engine.costs.decode_seconds = {1: 1.0, 4: 1.0 + 3 * row_seconds}
     rows: list[int] = []
     original = backend.step
 
@@ -120,6 +122,6 @@ def test_a_few_gaps_are_bridged_and_nothing_is_moved() -> None:
         return original(given)
 
     backend.step = watch  # type: ignore[method-assign]
-    drive(engine, 2)
-    assert rows == [0, 1, 2, 3]
-    assert ids(engine) == [0, 2, 3]
+    drive(engine, 1)
+    assert rows == ([0, 1, 2] if row_seconds else [0, 1, 2, 3])
+    assert ids(engine) == ([0, 1, 2] if row_seconds else [0, 2, 3])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samovar.engine.cells import CellLedger
-from samovar.engine.seats import LEAST_COPY, LEAST_LOSS, Cuts, Placement, Seats
+from samovar.engine.seats import LEAST_COPY, LEAST_LOSS, Cuts, Left, Placement, Seats
 from samovar.engine.sequence import Adapters
 from tests.conftest import scaled
 from tests.engine.test_sequence import naive, sequence
@@ -45,7 +45,7 @@ def seats(*found: Lies, cuts: Cuts | None = None, is_pool: bool = False) -> Seat
             holder.admit(seq_id, len(lies.tokens), now=0.0)
             made.take(Placement(holder, seq_id))
         elif lies.tokens:
-            seat.fill(list(lies.tokens), len(lies.tokens), lies.adapters)
+            seat.fill(Left(list(lies.tokens), len(lies.tokens), lies.adapters, ""))
             seat.session = lies.session
             made.touch(seat)
         if ledger is not None:
@@ -116,7 +116,7 @@ def test_on_a_grid_only_whole_chunks_of_prompts_are_taken() -> None:
     grid = Cuts(is_divisible=True, grid=16)
     assert place(seats(Lies(LONG), cuts=grid)) == (0, 0, 96)
     made = seats(EMPTY, cuts=grid)
-    made[0].fill(list(LONG), 50, ())  # the rest was generated, or computed token by token
+    made[0].fill(Left(list(LONG), 50, (), ""))  # the rest was generated, or computed token by token
     assert place(made) == (0, 0, 48)
 
 

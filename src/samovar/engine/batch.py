@@ -10,6 +10,7 @@ a gap is bridged by a row of whatever sits there, which is removed again at once
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 
@@ -52,9 +53,12 @@ class Outcome:
 class Batch:
     """Brings steps to the backend of one engine."""
 
-    def __init__(self, backend: Backend, scheduler: Scheduler) -> None:
+    def __init__(
+        self, backend: Backend, scheduler: Scheduler, before_preempt: Callable[[Sequence], None]
+    ) -> None:
         self._backend = backend
         self._scheduler = scheduler
+        self._before_preempt = before_preempt
         self._can_bridge = backend.num_cells is None and backend.state_kind is StateKind.DIVISIBLE
 
     def compute(self, step: Step) -> Outcome:
@@ -114,6 +118,7 @@ class Batch:
             return Outcome()
         victim = scheduler.victim()
         if victim is not None:
+            self._before_preempt(victim)
             scheduler.preempt(victim)
             return Outcome()
         if scheduler.shrink(step):

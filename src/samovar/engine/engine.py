@@ -1,6 +1,6 @@
 """The engine: requests in, events out, one step at a time.
 
-    submit ──> waiting ──> step(): place, schedule, decode call, account ──> events
+    submit ──> waiting ──> step(): place or restore, schedule, decode call, account ──> events
 
 One thread owns it, and the backend under it. Every request ends in exactly one terminal event,
 whatever happens to the others: a refused or failed call is taken apart until it is known which
@@ -9,14 +9,15 @@ sequence cannot be computed, and that one alone fails.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
+from samovar.engine.adapters import Adapters
 from samovar.engine.batch import Batch, Broken
+from samovar.engine.caching import Caching
 from samovar.engine.cells import CellLedger
 from samovar.engine.embedding import Embedding
 from samovar.engine.failure import failure
@@ -27,6 +28,7 @@ from samovar.engine.placing import Placing
 from samovar.engine.prompts import Prompts
 from samovar.engine.request import Running
 from samovar.engine.scheduler import Limits, Scheduler
+from samovar.engine.scopes import Cache
 from samovar.engine.seats import Cuts, Seats
 from samovar.engine.sequence import Clock, Phase, Sequence
 from samovar.engine.sessions import Sessions
@@ -39,7 +41,7 @@ from samovar.errors import (
     SamovarError,
     SessionReset,
 )
-from samovar.native.interface import Adapter, Backend, RowFailed, Sampled, StateKind
+from samovar.native.interface import Backend, RowFailed, Sampled, StateKind
 from samovar.types import EmbedRequest, Event, GenerateRequest, RankRequest, VerifyRequest
 
 Request = GenerateRequest | VerifyRequest | EmbedRequest | RankRequest
@@ -61,7 +63,8 @@ class EngineOptions:
 class Engine:
     """Serves requests on one backend. Not for several threads.
 
-    `clock` gives seconds; it need not be the system's.
+    `clock` gives seconds; it need not be the system's. `cache` stays its owner's, who closes it
+    after the engine.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Engine:
         backend: Backend,
         options: EngineOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
+        cache: Cache | None = None,
     ) -> None:
         self.backend = backend
         self.options = options or EngineOptions()
@@ -88,9 +92,12 @@ class Engine:
         self._requests: dict[str, Running] = {}
         self._prompts = Prompts(backend)
         self.sessions = Sessions(self.scheduler)
-        self._adapters: dict[str, Adapter] = {}
+        self._adapters = Adapters()
         self._placing = Placing(backend, self.scheduler, self._adapters)
-        self._batch = Batch(backend, self.scheduler)
+        self._caching = Caching(
+            backend, self.scheduler, self._placing, self._adapters, clock, cache
+        )
+        self._batch = Batch(backend, self.scheduler, self._before_preempt)
         self._verifying = Verifying(backend)
         self._packing = Packing(backend, self.scheduler, clock)
         self._embedding = Embedding(
@@ -131,7 +138,7 @@ class Engine:
         now = self._now()
         try:
             if isinstance(request, (EmbedRequest, RankRequest)):
-                self._require_adapters(request)
+                self._adapters.require(request.adapters)
                 self._embedding.submit(request)
             elif isinstance(request, VerifyRequest):
                 self._accept(_prefix_of(request), now, request.candidates)
@@ -161,9 +168,7 @@ class Engine:
 
         Raises ModelNotFound, AdapterRejected, and InvalidRequest for a name that is in use.
         """
-        if name in self._adapters:
-            raise InvalidRequest(f"an adapter named {name} is loaded; unload it first")
-        self._adapters[name] = self.backend.load_adapter(path)
+        self._adapters.load(self.backend, name, path)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises InvalidRequest if it is unknown, or a request needs it."""
@@ -179,7 +184,7 @@ class Engine:
         self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
     ) -> None:
         self._require_room_in_the_queue(request)
-        self._require_adapters(request)
+        self._adapters.require(request.adapters)
         room = self.scheduler.limits.context_length
         tokens = self.sessions.prompt(request, self._prompts.tokens(request, room))
         self._prompts.require_fits(request, len(tokens) + len(candidates), room)
@@ -225,14 +230,7 @@ class Engine:
             )
 
     def _free_seats(self) -> int:
-        return self.backend.num_sequences - len(self.scheduler.running)
-
-    def _require_adapters(self, request: Request) -> None:
-        if not isinstance(request.adapters, tuple) or not all(map(_is_scaled, request.adapters)):
-            raise InvalidRequest("adapters are pairs of a name and a finite number, its scale")
-        for name, _ in request.adapters:
-            if name not in self._adapters:
-                raise InvalidRequest(f"no adapter named {name} is loaded")
+        return self.backend.num_sequences - len(self.scheduler.seated)
 
     def _retry_after(self, request: Request, error: SamovarError) -> float | None:
         """Until the work that is known of is done, as far as its speed is known."""
@@ -255,11 +253,14 @@ class Engine:
         now = self._now()
         self._end_what_is_over(now)
         self._admit(now)
+        self._take_restored()
         self.costs.shares = 1 if self._embedding.is_idle else 2
         started = self._now()
         step = self.scheduler.schedule()
         if step.rows:
             self._run(step)
+        elif self._embedding.is_idle and not self._events:
+            self._caching.wait()
         if not self._embedding.is_idle:
             self._events += self._embedding.work(self._spare(self._now() - started))
         events, self._events = self._events, []
@@ -294,7 +295,8 @@ class Engine:
 
     def _admit(self, now: float) -> None:
         while (placement := self.scheduler.admit(now)) is not None:
-            self._placing.carry_out(placement, now)
+            if not self._caching.begin(placement):
+                self._placing.carry_out(placement, now)
         self._placing.empty()
         self._packing.pack()
 
@@ -309,8 +311,31 @@ class Engine:
         for broken in outcome.broken:
             self._break(broken)
         for sequence, result in outcome.results:
+            self._caching.after_step(sequence)
             self._take(sequence, result, ended)
         self._placing.empty()
+
+    def _take_restored(self) -> None:
+        """Blocks have come. Where nothing is left to compute, what follows was stored as well."""
+        for sequence in self._caching.poll():
+            result = None
+            if sequence.samples:
+                result = self._sampled(sequence)
+            self._take(sequence, result, self._now())
+
+    def _sampled(self, sequence: Sequence) -> Sampled | RowFailed:
+        """The next token of a sequence whose logits are there."""
+        assert sequence.seq_id is not None
+        assert sequence.sampler is not None
+        try:
+            sampled = self.backend.sample(sequence.seq_id, sequence.sampler)
+            sequence.sampler.accept(sampled.token)
+        except SamovarError as error:
+            return RowFailed(error)
+        return sampled
+
+    def _before_preempt(self, sequence: Sequence) -> None:
+        self._caching.save(sequence, "evict")
 
     def _break(self, broken: Broken) -> None:
         """A sequence that cannot be computed: out of room, or a failure of its own."""
@@ -343,7 +368,7 @@ class Engine:
         except SamovarError as error:
             self._fail(running, error)
             return
-        self.scheduler.remove(sequence, keeps_cells=sequence.num_computed > 0)
+        self._remove(sequence)
         self._events.append(running.verified(verdict.accepted, verdict.next_token, self._now()))
         self._forget(running)
 
@@ -389,7 +414,7 @@ class Engine:
         """One choice is over; with the last of them the request is."""
         running.end(sequence, ending)
         self.sessions.keep(sequence)
-        self.scheduler.remove(sequence, keeps_cells=True)
+        self._remove(sequence)
         if running.is_over:
             self._events += running.deltas()
             self._events.append(running.finished(now))
@@ -401,10 +426,17 @@ class Engine:
 
     def _fail(self, running: Running, error: SamovarError) -> None:
         for sequence in running.open_sequences():
+            self._caching.forget(sequence)
             self.scheduler.remove(sequence, keeps_cells=True)
         self._events += running.deltas()
         self._events.append(failure(running.request.request_id, error))
         self._forget(running)
+
+    def _remove(self, sequence: Sequence) -> None:
+        """Its cells are idle from now on, and whoever comes next may need their room."""
+        self._caching.save(sequence, "finish")
+        self._caching.forget(sequence)
+        self.scheduler.remove(sequence, keeps_cells=sequence.num_computed > 0)
 
     def _forget(self, running: Running) -> None:
         del self._requests[running.request.request_id]
@@ -412,22 +444,13 @@ class Engine:
 
     def close(self) -> list[Event]:
         """Fail what is not finished and free the samplers; the backend stays its owner's."""
+        for sequence in self.scheduler.running:
+            self._caching.save(sequence, "shutdown")
         for running in list(self._requests.values()):
             self._fail(running, Overloaded("the engine was stopped; try again"))
         self._events += self._embedding.close()
         events, self._events = self._events, []
         return events
-
-
-def _is_scaled(pair: object) -> bool:
-    """Whether it is a name and a scale. Anything else would fail where all sequences meet."""
-    match pair:
-        case (str(), bool()):
-            return False
-        case (str(), int() | float() as scale):
-            return isinstance(pair, tuple) and math.isfinite(scale)
-        case _:
-            return False
 
 
 def _prefix_of(request: VerifyRequest) -> GenerateRequest:

@@ -1,8 +1,8 @@
 """Keeps running lanes next to each other.
 
 llama.cpp computes rows of several lanes together only while their ids follow each other without a
-gap. A few gaps are bridged (`batch.py`); where that is not possible, or takes more rows than it
-joins, the running lane with the highest id moves down. What sat there idle moves up.
+gap. A few gaps are bridged (`batch.py`), until the running lane with the highest id moves down: as
+soon as that costs less than the rows or micro-batches it saves. What sat there idle moves up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from samovar.engine.latency import StepCosts
 from samovar.engine.scheduler import Scheduler
 from samovar.engine.seats import Seat
 from samovar.engine.sequence import Sequence
@@ -30,21 +31,32 @@ class Move:
 
 
 def next_move(scheduler: Scheduler, *, can_bridge: bool, cell_seconds: float) -> Move | None:
-    """The move that pays, if one does: in steps that are one micro-batch less."""
+    """The move that pays, if one does: in steps that take less time than before."""
     ids = [one.seq_id for one in scheduler.running if one.seq_id is not None]
-    if len(ids) < 2:
+    if len(ids) < 2 or ids[-1] - ids[0] < len(ids):
         return None
-    gaps = [i for i in range(ids[0], ids[-1]) if i not in ids]
-    if not gaps or (can_bridge and len(gaps) < len(ids)):
-        return None
-    free = [i for i in gaps if scheduler.seats[i].is_takeable]
+    taken = set(ids)
+    free = [i for i in range(ids[0], ids[-1]) if i not in taken and scheduler.seats[i].is_takeable]
     if not free:
         return None
     holder = scheduler.seats[ids[-1]].holder
     assert holder is not None
-    saved = _steps_left(holder) * scheduler.costs.decode(1)
+    saved = _steps_left(holder) * _saved(scheduler.costs, ids, free[0], can_bridge=can_bridge)
     cells = holder.num_computed + scheduler.seats[free[0]].num_cells
     return Move(ids[-1], free[0]) if saved > _PAYS * cells * cell_seconds else None
+
+
+def _saved(costs: StepCosts, ids: list[int], target: int, *, can_bridge: bool) -> float:
+    """Seconds of a step that the last of the ids saves by going to `target`.
+
+    A gap that is bridged costs a row, which is dear where weights are not what a step waits for:
+    on two cores 15 rows take almost twice as long as 8. One that is not costs a micro-batch.
+    """
+    num_gaps = ids[-1] - ids[0] + 1 - len(ids)
+    if not can_bridge or num_gaps >= len(ids):
+        return costs.decode(1)
+    last = max(ids[-2], target)
+    return (ids[-1] - last) * costs.row(len(ids))
 
 
 def _steps_left(sequence: Sequence) -> int:
@@ -90,9 +102,9 @@ class Packing:
         backend = self._backend
         holder = source.holder
         assert holder is not None
-        tokens, prompt, adapters = target.tokens, target.num_prompt, target.adapters
+        left = target.left()
         try:
-            up = self._taken_out(target.seq_id, len(tokens))
+            up = self._taken_out(target.seq_id, len(left.tokens))
             if source.num_cells:
                 backend.seq_cp(source.seq_id, target.seq_id)
             else:
@@ -107,11 +119,11 @@ class Packing:
         if up is None:
             return True
         try:
-            backend.import_ranges(source.seq_id, tokens, up)
+            backend.import_ranges(source.seq_id, left.tokens, up)
         except SamovarError:
             backend.seq_rm(source.seq_id)  # it was idle: its cells are only warmth
             return True
-        source.fill(tokens, prompt, adapters)
+        source.fill(left)
         return True
 
     def _taken_out(self, seq_id: int, length: int) -> list[Range] | None:

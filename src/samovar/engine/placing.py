@@ -36,7 +36,7 @@ class Placing:
             length = self._keep(target, placement.length)
         else:
             length = self._copy(placement, source)
-        self._scheduler.seated(placement, length, now)
+        self._scheduler.place(placement, length, now)
 
     def empty(self) -> None:
         """Remove the cells that were given up."""

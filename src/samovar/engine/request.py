@@ -125,8 +125,10 @@ class Running:
 
     def _usage(self, now: float) -> Usage:
         generated = sum(one.num_tokens - one.num_prompt for one in self.sequences)
-        cached = Cached(live=self.sequences[0].num_live)
-        return Usage(self.num_prompt, generated, cached, _timings(self.sequences, now))
+        first = self.sequences[0]
+        cached = Cached(live=first.num_live, **first.restored)
+        timings = _timings(self.sequences, now)
+        return Usage(self.num_prompt, generated, cached, timings, first.divergence)
 
 
 def _timings(sequences: list[Sequence], now: float) -> Timings:
@@ -135,11 +137,9 @@ def _timings(sequences: list[Sequence], now: float) -> Timings:
     if clock.admitted is None:
         return Timings(queue_seconds=now - clock.submitted)
     queue = clock.admitted - clock.submitted
+    restored = clock.admitted if clock.restored is None else clock.restored
+    restore = restored - clock.admitted
     if clock.first_token is None:
-        return Timings(queue_seconds=queue, prefill_seconds=now - clock.admitted)
+        return Timings(queue, restore, now - restored)
     last = max(one.clock.last_token or clock.first_token for one in sequences)
-    return Timings(
-        queue_seconds=queue,
-        prefill_seconds=clock.first_token - clock.admitted,
-        decode_seconds=last - clock.first_token,
-    )
+    return Timings(queue, restore, clock.first_token - restored, last - clock.first_token)

@@ -1,6 +1,7 @@
 """Who gets cells, and what the next step computes. Pure: no clock, no native call, no text.
 
-    engine:  add, cancel ──> admit() ──> placements ──> seated()
+    engine:  add, cancel ──> admit() ──> placements ──> place()
+                                 └─> restoring() ──> restored()
                              schedule() ──> Step ──> (decode call) ──> advance / no_room / slow
 
 Decoding sequences come first, one token each (or a few that a grammar forces); prefill gets what
@@ -55,9 +56,14 @@ class Scheduler:
     # ---- coming and going ---------------------------------------------------------------------
 
     @property
-    def running(self) -> list[Sequence]:
+    def seated(self) -> list[Sequence]:
         """Those that have a seat, by sequence id."""
         return [seat.holder for seat in self.seats if seat.holder is not None]
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Those whose cells are there, by sequence id: the others are being restored."""
+        return [one for one in self.seated if one.phase is Phase.RUNNING]
 
     def add(self, sequence: Sequence) -> None:
         """A new sequence waits."""
@@ -93,7 +99,7 @@ class Scheduler:
         """
         if not len(self.waiting) or not self.seats.has_free:
             return None
-        if self._is_crowded and self.running:
+        if self._is_crowded and self.seated:
             return None
         for sequence in self.waiting.in_order(now):
             if not self._waits_for_another(sequence):
@@ -110,7 +116,7 @@ class Scheduler:
         ledger = self.seats.ledger
         if placement is None or ledger is None:
             return placement
-        running = self.running
+        running = self.seated
         spare = _SPARE_CELLS * (len(running) + 1) if running else 0
         idle = self.seats.idle()
         if running and sequence.num_tokens + spare > ledger.num_free + placement.length + sum(
@@ -128,7 +134,7 @@ class Scheduler:
             return None
         return placement
 
-    def seated(self, placement: Placement, num_computed: int, now: float) -> None:
+    def place(self, placement: Placement, num_computed: int, now: float) -> None:
         """The placement was carried out, and so many tokens are in the cells."""
         sequence = placement.sequence
         self.waiting.remove(sequence)
@@ -142,6 +148,35 @@ class Scheduler:
                 ledger.cut(target, num_computed)
         self.seats.take(placement)
 
+    def restoring(self, sequence: Sequence, seq_id: int, length: int, now: float) -> None:
+        """So many tokens are on their way to an id; the cells that they will take are taken."""
+        self.waiting.remove(sequence)
+        sequence.restore(seq_id, now)
+        sequence.turn = self._turn
+        if self.seats.ledger is not None:
+            self.seats.ledger.cut(seq_id, 0)
+            self.seats.ledger.grow(seq_id, length)
+        self.seats.take(Placement(sequence, seq_id))
+
+    def restored(self, sequence: Sequence, length: int, now: float) -> None:
+        """So many of them came."""
+        assert sequence.seq_id is not None
+        sequence.run(length, now)
+        if self.seats.ledger is not None:
+            self.seats.ledger.cut(sequence.seq_id, length)
+
+    def room_for(self, sequence: Sequence) -> int | None:
+        """The id to which all cells of a waiting sequence can be brought; None: there is no room.
+
+        Nobody's cells are taken away for it but those that are idle there.
+        """
+        ledger, seq_id = self.seats.ledger, self.seats.vacant(sequence)
+        if ledger is None or seq_id is None:
+            return seq_id
+        free = ledger.num_free + ledger.own(seq_id)
+        spare = _SPARE_CELLS * (len(self.seated) + 1) if self.seated else 0
+        return seq_id if sequence.num_tokens + 1 + spare <= free else None
+
     def _waits_for_another(self, sequence: Sequence) -> bool:
         """Whether a running sequence is about to have computed what this one begins with.
 
@@ -150,8 +185,10 @@ class Scheduler:
         cuts = self.seats.cuts
         if self._is_behind(sequence):
             return True
-        for other in self.running:
-            if other.adapters != sequence.adapters or other.num_remaining <= 1:
+        for other in self.seated:
+            if other.num_remaining <= 1 or other.salt != sequence.salt:
+                continue
+            if other.adapters != sequence.adapters:
                 continue
             shared = min(common_prefix(other.tokens, sequence.tokens), sequence.num_tokens - 1)
             shared = min(shared, other.num_tokens - 1) // cuts.grid * cuts.grid
@@ -171,7 +208,8 @@ class Scheduler:
         other = sequence.behind
         if other is None:
             return False
-        if other.phase is Phase.RUNNING and other.num_computed < sequence.behind_until:
+        is_on_its_way = other.phase in (Phase.RESTORING, Phase.RUNNING)
+        if is_on_its_way and other.num_computed < sequence.behind_until:
             return True
         sequence.behind = None
         return False

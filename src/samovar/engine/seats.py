@@ -17,6 +17,16 @@ LEAST_COPY = 32  # tokens: a shorter prefix is computed again in less time than 
 LEAST_LOSS = 64  # tokens of an idle sequence that may be thrown away for a prefix of it
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an idle seat holds."""
+
+    tokens: list[int]
+    num_prompt: int
+    adapters: Adapters
+    salt: str
+
+
 @dataclass(slots=True, eq=False)
 class Seat:
     """One sequence id: held by a running sequence, kept for a session, idle, or empty."""
@@ -25,6 +35,8 @@ class Seat:
     holder: Sequence | None = None
     session: str | None = None
     adapters: Adapters = ()
+    salt: str = ""
+    """Only sequences of the same adapters and salt may go on from what it holds."""
     last_used: int = 0
     _left: list[int] = field(default_factory=list)
     _left_prompt: int = 0
@@ -77,10 +89,15 @@ class Seat:
         """What it held has moved away."""
         self._left, self._left_prompt = [], 0
 
-    def fill(self, tokens: list[int], num_prompt: int, adapters: Adapters) -> None:
+    def fill(self, left: Left) -> None:
         """Idle cells with these tokens are here now."""
         assert self.holder is None
-        self._left, self._left_prompt, self.adapters = tokens, num_prompt, adapters
+        self._left, self._left_prompt = left.tokens, left.num_prompt
+        self.adapters, self.salt = left.adapters, left.salt
+
+    def left(self) -> Left:
+        """What `fill` takes."""
+        return Left(self.tokens, self.num_prompt, self.adapters, self.salt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +192,20 @@ class Seats:
         least = self._cheapest(takeable, besides=None)
         return None if least is None else Placement(sequence, least.seq_id)
 
+    def vacant(self, sequence: Sequence) -> int | None:
+        """Where a sequence goes that brings all its cells along: what is there goes."""
+        own = self.of_session(sequence.request.session)
+        if own is not None:
+            return None if own.holder is not None else own.seq_id
+        least = self._cheapest([seat for seat in self.all if seat.is_takeable], besides=None)
+        return None if least is None else least.seq_id
+
     def _in_place(self, sequence: Sequence, seat: Seat) -> Placement:
         kept = self._usable(seat, sequence)
         return Placement(sequence, seat.seq_id, seat.seq_id if kept else None, kept)
 
     def _usable(self, seat: Seat, sequence: Sequence) -> int:
-        if not seat.num_cells or seat.adapters != sequence.adapters:
+        if not seat.num_cells or seat.salt != sequence.salt or seat.adapters != sequence.adapters:
             return 0
         return self.cuts.usable(seat.known, seat.num_cells, seat.num_regular, sequence.tokens)
 
@@ -199,8 +224,9 @@ class Seats:
     def take(self, placement: Placement) -> None:
         """The sequence sits there from now on; it has been told how much is computed."""
         seat = self.all[placement.seq_id]
-        seat.holder, seat.adapters = placement.sequence, placement.sequence.adapters
-        seat.session = placement.sequence.request.session
+        sequence = seat.holder = placement.sequence
+        seat.adapters, seat.salt = sequence.adapters, sequence.salt
+        seat.session = sequence.request.session
         self.touch(seat)
 
     def empty(self, seat: Seat) -> None:
@@ -220,7 +246,7 @@ class Seats:
         assert source.holder is not None
         target.holder, source.holder = source.holder, None
         target.session, source.session = source.session, None
-        target.adapters = source.adapters
+        target.adapters, target.salt = source.adapters, source.salt
         target.holder.seq_id = target.seq_id
         source.forget()
         self.touch(target)

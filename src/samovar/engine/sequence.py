@@ -7,7 +7,7 @@ from enum import Enum
 
 from samovar.engine.output import Ending, Output
 from samovar.native.interface import Sampler
-from samovar.types import GenerateRequest
+from samovar.types import Divergence, GenerateRequest
 
 Adapters = tuple[tuple[str, float], ...]
 
@@ -16,6 +16,7 @@ class Phase(Enum):
     """Where a sequence is in its life."""
 
     WAITING = "waiting"
+    RESTORING = "restoring"
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -30,6 +31,8 @@ class Clock:
 
     submitted: float
     admitted: float | None = None
+    restored: float | None = None
+    """When its cached blocks were in the cells; None: there were none."""
     first_token: float | None = None
     last_token: float | None = None
 
@@ -38,11 +41,12 @@ class Clock:
 class Sequence:
     """Tokens, and how many of them are computed. A step lets the computed catch up.
 
-        admit             finish
-    WAITING ────> RUNNING ────> FINISHED
-       ^ └───────────│─────────────^
-       └─────────────┘    finish (cancelled, failed)
-           preempt
+        restore          restored          finish
+    WAITING ──> RESTORING ────> RUNNING ──────────> FINISHED
+       ^ └──────────────────────^ │  └────────────────^ (from everywhere: cancelled, failed)
+       │         admit            │
+       └──────────────────────────┘
+                 preempt
 
     There are no halves for prefill and decode: a warm prefix, a chunk, a resumption and a forced
     run of tokens are all the same subtraction, `num_remaining`. `tokens[:num_computed]` is what
@@ -68,6 +72,14 @@ class Sequence:
     """A position at which a chunk has to end, because the state is taken over just there."""
     ending: Ending | None = None
     phase: Phase = field(default=Phase.WAITING)
+    restored: dict[str, int] = field(default_factory=dict)
+    """Tokens that came out of the cache when it was first admitted, by tier."""
+    divergence: Divergence | None = None
+    """Where it left what was known, when it was first admitted."""
+    num_saved: int = 0
+    """Its first tokens that were offered to the cache."""
+    branches_at: int | None = None
+    """Where others left what is known: a state that cannot be cut is worth keeping there."""
     behind: Sequence | None = None
     """Another one that is computing what this one begins with, up to `behind_until`."""
     behind_until: int = 0
@@ -86,6 +98,12 @@ class Sequence:
     def adapters(self) -> Adapters:
         """Under which adapters it is computed; those that differ never share a batch."""
         return self.request.adapters
+
+    @property
+    def salt(self) -> str:
+        """Who may take its cells over: those of the same salt."""
+        salt = self.request.cache_salt
+        return self.request.tenant if salt is None else salt
 
     @property
     def num_tokens(self) -> int:
@@ -108,12 +126,29 @@ class Sequence:
         return not self.request.prefill_only
 
     def admit(self, seq_id: int, num_computed: int, now: float) -> None:
-        """It has cells now, and so many of its tokens are in them."""
+        """It gets a sequence id; its first tokens are there already."""
         self._go(Phase.WAITING, Phase.RUNNING)
-        self.seq_id, self.num_computed = seq_id, num_computed
+        self._sit(seq_id, now)
+        self.num_computed = num_computed
+        if self.num_preemptions == 0:
+            self.num_live = min(num_computed, self.num_prompt)
+
+    def restore(self, seq_id: int, now: float) -> None:
+        """It gets a sequence id; its first tokens are on their way there."""
+        self._go(Phase.WAITING, Phase.RESTORING)
+        self._sit(seq_id, now)
+
+    def run(self, num_computed: int, now: float) -> None:
+        """What was on its way is there: so many tokens."""
+        self._go(Phase.RESTORING, Phase.RUNNING)
+        self.num_computed = num_computed
+        if num_computed and self.clock.first_token is None:
+            self.clock.restored = now
+
+    def _sit(self, seq_id: int, now: float) -> None:
+        self.seq_id = seq_id
         if self.clock.admitted is None:
             self.clock.admitted = now
-            self.num_live = min(num_computed, self.num_prompt)
 
     def preempt(self) -> None:
         """Its cells are gone; it waits and will be computed again from its tokens."""

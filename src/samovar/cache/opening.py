@@ -1,0 +1,82 @@
+"""Opens the cache of a model as a configuration says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from samovar.cache.files import FileTier
+from samovar.cache.keys import Field, Namespace
+from samovar.cache.node import Tier
+from samovar.cache.store import BlockStore, Budgets
+from samovar.cache.weights import weights_digest
+from samovar.config import CacheConfig
+
+_GIB = 2**30
+_MEMORY_PART, _MOST_MEMORY = 8, 4 * _GIB
+_DISK_PART, _MOST_DISK = 10, 20 * _GIB
+_MEMO = "weights.json"
+
+
+def namespace_of(
+    state: dict[str, str | int | float | bool | None],
+    weights: Sequence[Path],
+    config: CacheConfig,
+    *,
+    is_deterministic: bool = False,
+) -> Namespace:
+    """What decides the bytes of a model's blocks besides tokens, adapters and salt.
+
+    `state` is what the backend says of its states. Reads the whole of the weights, once per file.
+    Raises LoadFailed where that fails.
+    """
+    fields: dict[str, Field] = dict(state)
+    fields["block_size"] = config.block_size
+    if is_deterministic:  # rows of a fixed grid, which others' blocks are not
+        fields["is_deterministic"] = True
+    if weights:
+        fields["weights"] = weights_digest(weights, _memo(config))
+    return Namespace(fields)
+
+
+def open_store(namespace: Namespace, config: CacheConfig) -> BlockStore:
+    """The cache of a namespace. A tier that cannot be used is left out, and says so."""
+    files: dict[Tier, FileTier] = {}
+    if config.shm_bytes:
+        files[Tier.SHM] = FileTier(
+            config.shm_directory, namespace, config.shm_bytes, is_durable=False
+        )
+    disk = disk_budget(config)
+    if disk:
+        files[Tier.DISK] = FileTier(config.directory, namespace, disk, is_durable=True)
+    budgets = Budgets(memory_budget(config), config.write_queue_bytes, config.checkpoint_share)
+    return BlockStore(namespace, files, budgets)
+
+
+def memory_budget(config: CacheConfig) -> int:
+    """Bytes of the memory tier."""
+    if config.memory_bytes is not None:
+        return config.memory_bytes
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(total // _MEMORY_PART, _MOST_MEMORY)
+
+
+def disk_budget(config: CacheConfig) -> int:
+    """Bytes of the disk tier; what it has already counts as free."""
+    if config.disk_bytes is not None:
+        return config.disk_bytes
+    there = next(
+        (one for one in (config.directory, *config.directory.parents) if one.exists()), Path("/")
+    )
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError:
+        return 0
+    return min(free // _DISK_PART, _MOST_DISK)
+
+
+def _memo(config: CacheConfig) -> Path:
+    """Beside the directory of the blocks: it is of use to every model."""
+    return config.directory.parent / _MEMO

@@ -1,0 +1,215 @@
+"""Brings cached blocks into the cells of admitted sequences, while the others go on.
+
+A sequence that has blocks in the cache gets a seat and waits there (RESTORING) until they have
+been read; those in memory are there at once. What does not come is computed: nothing here is a
+request's failure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from samovar.cache.lease import Lease
+from samovar.cache.node import Node
+from samovar.cache.store import BlockStore
+from samovar.engine.placing import Placing
+from samovar.engine.scheduler import Scheduler
+from samovar.engine.scopes import Scopes
+from samovar.engine.seats import Placement
+from samovar.engine.sequence import Sequence
+from samovar.errors import SamovarError
+from samovar.native.interface import Backend, Range, StateKind
+
+logger = logging.getLogger(__name__)
+
+LEAST_GAIN = 32  # tokens: fewer are computed in less time than it takes to bring all of them
+_TRIES = 3  # blocks may turn out bad; what is left may still be worth bringing
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What can be brought for a sequence."""
+
+    nodes: tuple[Node, ...] = ()
+    """Rows from position 0 on, then the state, as the kind of the model wants them."""
+    length: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    sequence: Sequence
+    lease: Lease
+    tries: int
+    started: float
+
+
+class Restoring:
+    """The sequences of one engine whose blocks are on their way."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        placing: Placing,
+        scheduler: Scheduler,
+        store: BlockStore,
+        scopes: Scopes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._backend = backend
+        self._scheduler = scheduler
+        self._placing = placing
+        self._store = store
+        self._scopes = scopes
+        self._now = clock
+        self._kind = backend.state_kind
+        self._pending: list[_Pending] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for blocks."""
+        return not self._pending
+
+    def plan(self, sequence: Sequence) -> Plan:
+        """The most that the cache has of a sequence. No side effect."""
+        scope, tokens = self._scopes.of(sequence), sequence.tokens
+        needs_state = self._kind is not StateKind.DIVISIBLE
+        match = self._store.match(scope, tokens, needs_state=needs_state)
+        if not needs_state:
+            return _of_rows(match.path, self._most(sequence), self._scheduler.seats.cuts.grid)
+        for node in reversed(match.path):
+            state = node.state
+            if state is None or not state.tiers:
+                continue
+            if node.end < len(tokens) or state.logits_bytes:
+                rows = match.path[: match.path.index(node) + 1]
+                is_whole = self._kind is StateKind.INDIVISIBLE
+                return Plan((state,) if is_whole else (*rows, state), node.end)
+        return Plan()
+
+    def begin(self, placement: Placement, plan: Plan) -> bool:
+        """Bring the blocks of a plan instead of what the placement says. False: not worth it."""
+        sequence = placement.sequence
+        reach = min(plan.length, sequence.num_tokens - 1)
+        if reach - placement.length < LEAST_GAIN:
+            return False
+        seq_id = self._scheduler.room_for(sequence)
+        if seq_id is None:
+            return False
+        now = self._now()
+        lease = self._store.lease(self._scopes.of(sequence), plan.nodes)
+        self._placing.empty()
+        self._backend.seq_rm(seq_id)
+        self._scheduler.restoring(sequence, seq_id, plan.length, now)
+        self._pending.append(_Pending(sequence, lease, _TRIES, now))
+        return True
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        for pending in [one for one in self._pending if one.sequence is sequence]:
+            pending.lease.close()
+            self._pending.remove(pending)
+
+    def poll(self) -> list[Sequence]:
+        """Import what has come. Returns the sequences of which nothing is left to compute."""
+        whole = []
+        for pending in [one for one in self._pending if one.lease.is_complete]:
+            self._pending.remove(pending)
+            with pending.lease as lease:
+                length = self._bring(pending.sequence, lease)
+            if not length and self._tries_again(pending):
+                continue
+            sequence, now = pending.sequence, self._now()
+            self._scheduler.restored(sequence, length, now)
+            self._store.counters.restore_seconds += now - pending.started
+            if length:
+                self._account(sequence, lease, length)
+            if not sequence.num_remaining:
+                whole.append(sequence)
+        return whole
+
+    # ---- helpers ------------------------------------------------------------------------------
+
+    def _most(self, sequence: Sequence) -> int:
+        """How much of a sequence may come out of the cache.
+
+        Where every bit counts, what is left must be cut as if nothing had come.
+        """
+        if self._scheduler.seats.cuts.grid > 1:
+            return sequence.num_prompt - 1
+        return sequence.num_tokens
+
+    def _tries_again(self, pending: _Pending) -> bool:
+        """Something was bad, and is not in the index any more: see what is left."""
+        plan = self.plan(pending.sequence)
+        if pending.tries <= 1 or plan.length < LEAST_GAIN:
+            return False
+        lease = self._store.lease(self._scopes.of(pending.sequence), plan.nodes)
+        self._pending.append(_Pending(pending.sequence, lease, pending.tries - 1, pending.started))
+        return True
+
+    def _bring(self, sequence: Sequence, lease: Lease) -> int:
+        """Import the blocks of a lease; returns how many tokens are in the cells now."""
+        assert sequence.seq_id is not None
+        blocks = list(lease.run())
+        if not blocks or (self._kind is not StateKind.DIVISIBLE and not lease.is_whole):
+            return 0
+        tail, logits = b"", blocks[-1].logits
+        if self._kind is not StateKind.DIVISIBLE:
+            state = blocks.pop()
+            tail, length = bytes(state.payload), state.head.start + state.head.num_tokens
+        else:
+            length = blocks[-1].head.start + blocks[-1].head.num_tokens
+        ranges = [
+            Range(one.head.start, one.head.start + one.head.num_tokens, one.payload)
+            for one in blocks
+        ]
+        try:
+            self._placing.apply_adapters(sequence.adapters)
+            self._backend.import_ranges(sequence.seq_id, sequence.tokens[:length], ranges, tail)
+            return self._with_logits(sequence, length, logits)
+        except SamovarError as error:
+            logger.warning("cached blocks were refused and are computed again: %s", error)
+            self._store.counters.restore_failures += 1
+            self._backend.seq_rm(sequence.seq_id)
+            return 0
+
+    def _with_logits(self, sequence: Sequence, length: int, logits: memoryview) -> int:
+        """Where every token came, what follows the last one is stored, or it goes again."""
+        assert sequence.seq_id is not None
+        if length < sequence.num_tokens:
+            return length
+        if logits.nbytes:
+            self._backend.set_logits(sequence.seq_id, np.frombuffer(logits, np.float32))
+            return length
+        return length - 1 if self._backend.seq_rm(sequence.seq_id, length - 1) else 0
+
+    def _account(self, sequence: Sequence, lease: Lease, length: int) -> None:
+        """Say which tier each restored token came from."""
+        counters, found = self._store.counters, dict[str, int]()
+        counters.hits += 1
+        for node, tier, block in zip(lease.nodes, lease.tiers, lease.blocks, strict=True):
+            if tier is None or block is None:
+                break
+            name, is_rows = tier.name.lower(), self._kind is not StateKind.INDIVISIBLE
+            counters.restored_bytes[name] += block.nbytes
+            if node.kind == "s" and is_rows:
+                continue
+            count = node.num_tokens if is_rows else node.end
+            found[name] = found.get(name, 0) + min(count, length - sum(found.values()))
+        counters.restored_tokens.update(found)
+        sequence.num_saved = max(sequence.num_saved, length)
+        if not sequence.num_preemptions:
+            sequence.restored = found
+
+
+def _of_rows(path: tuple[Node, ...], most: int, grid: int) -> Plan:
+    """The longest part of a path that does not reach beyond `most` and ends on the grid."""
+    for count in range(len(path), 0, -1):
+        end = path[count - 1].end
+        if end <= most and end % grid == 0:
+            return Plan(path[:count], end)
+    return Plan()
