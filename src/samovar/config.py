@@ -16,7 +16,10 @@ _GIB = 2**30
 
 
 def default_cache_directory() -> Path:
-    """Where blocks are kept on disk unless something else is said."""
+    """Where blocks are kept on disk unless something else is said: SAMOVAR_CACHE_DIR, if set."""
+    said = os.environ.get("SAMOVAR_CACHE_DIR")
+    if said:
+        return Path(said)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "samovar" / "kv"
 

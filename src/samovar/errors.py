@@ -208,3 +208,16 @@ class Released(InternalError):
     """The model, context or adapter was closed before."""
 
     code = "released"
+
+
+def from_code(code: str, message: str) -> SamovarError:
+    """The exception that a failure's code stands for; an unknown code is an InternalError."""
+    return _by_code(SamovarError).get(code, InternalError)(message)
+
+
+def _by_code(base: type[SamovarError]) -> dict[str, type[SamovarError]]:
+    """Classes by code; where a class has its parent's, the parent."""
+    found = {base.code: base}
+    for one in base.__subclasses__():
+        found = {**_by_code(one), **found}
+    return found

@@ -29,6 +29,12 @@ def samovar() -> Samovar:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of commands under test go where nobody else's are."""
+    monkeypatch.setenv("SAMOVAR_CACHE_DIR", str(tmp_path_factory.mktemp("kv")))
+
+
+@pytest.fixture(autouse=True)
 def heeded_interrupts() -> Iterator[None]:
     """What runs in the background of a shell ignores interrupts, and its children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -47,7 +47,12 @@ def test_run_as_json_reports_what_happened(samovar: Samovar, models: Models) -> 
     assert found["finish_reason"] == "length"
     assert found["usage"]["completion_tokens"] == 7
     assert found["prompt_tokens"] == found["usage"]["prompt_tokens"]
-    assert set(found["timings"]) == {"load_seconds", "prefill_seconds", "decode_seconds"}
+    assert set(found["timings"]) == {
+        "load_seconds",
+        "restore_seconds",
+        "prefill_seconds",
+        "decode_seconds",
+    }
 
 
 def test_a_seed_repeats_a_sampled_run_and_its_report_repeats_a_random_one(

@@ -30,12 +30,12 @@ logging.getLogger("samovar").setLevel(logging.DEBUG)
 """
 WHILE_GENERATING = """
 from samovar.cli import inprocess
-decode = inprocess._decode
+advance = inprocess._advance
 def interrupted(*args):
     os.kill(os.getpid(), signal.SIGINT)
     args[-1].wait(30)  # for the cancellation
-    decode(*args)
-inprocess._decode = interrupted
+    return advance(*args)
+inprocess._advance = interrupted
 """
 DRIVER = """
 import logging, os, signal, sys, time
@@ -101,6 +101,7 @@ def test_a_second_control_c_ends_a_run_whose_reader_takes_nothing(models: Models
 def test_a_command_that_is_to_ignore_interrupts_ignores_them(models: Models) -> None:
     """As shells start what they run in the background."""
     argv = [sys.executable, "-m", "samovar", "run", str(models()), "Once", "--max-tokens", "60"]
+    argv += ["--threads", "1"]
     process = subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv],
         stdout=subprocess.PIPE,

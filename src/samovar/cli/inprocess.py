@@ -6,26 +6,40 @@ worker processes only this file changes.
 
 from __future__ import annotations
 
-import codecs
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from samovar import gguf
+from samovar.cache.opening import namespace_of, open_store
+from samovar.cache.store import BlockStore
 from samovar.chat.family import template_family as template_family
 from samovar.chat.prompt import request_renderer
 from samovar.chat.renderer import Renderer
 from samovar.chat.specials import Specials
-from samovar.errors import ContextOverflow, DecodeTimeout, InvalidRequest
+from samovar.config import CacheConfig
+from samovar.engine.engine import Engine
+from samovar.engine.scopes import Cache
+from samovar.errors import ContextOverflow, InvalidRequest, from_code
 from samovar.native import library, memory, probe
 from samovar.native.context import Context, ContextOptions
 from samovar.native.interface import StateKind
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import Model, ModelOptions
-from samovar.types import FinishReason, SamplingParams
+from samovar.types import (
+    Failed,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    SamplingParams,
+    TextDelta,
+    Usage,
+)
+
+_REQUEST = "run"
 
 
 @dataclass(slots=True)
@@ -33,8 +47,19 @@ class Timings:
     """Seconds spent."""
 
     load_seconds: float = 0.0
+    restore_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Served:
+    """A model with an engine on it, for one request after the other."""
+
+    backend: LlamaBackend
+    engine: Engine
+    store: BlockStore | None
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,11 +67,13 @@ class Generation:
     """One answer, as far as it has come."""
 
     prompt_tokens: int
-    seed: int
+    seed: int = 0
+    """What it drew with."""
     tokens: list[int] = field(default_factory=list)
     """Generated ids, the end-of-generation token excluded."""
     text: str = ""
     finish_reason: FinishReason = "length"
+    usage: Usage | None = None
     timings: Timings = field(default_factory=Timings)
 
 
@@ -67,28 +94,54 @@ def open_model(
     context_length: int = 0,
     threads: int = 0,
     gpu_layers: int = -1,
-    adapters: Sequence[tuple[str, float]] = (),
+    proves_state: bool = False,
 ) -> Iterator[LlamaBackend]:
-    """A loaded model with its adapters applied and its chat template ready.
+    """A loaded model with its chat template ready.
 
-    A context length of 0 means what the model was trained for, cut to what memory allows.
+    A context length of 0 means what the model was trained for, cut to what memory allows. Without
+    the proof, states can neither be saved nor restored.
     """
     model_options = ModelOptions(gpu_layers=gpu_layers)
     length = context_length or _fitting_length(path)
     options = ContextOptions(context_length=length, threads=threads)
-    backend = LlamaBackend.open(path, model=model_options, context=options, proves_state=False)
+    backend = LlamaBackend.open(
+        path, model=model_options, context=options, proves_state=proves_state
+    )
     renderer = _renderer(backend)
     try:
         if renderer is not None:
             specials = Specials(backend.vocabulary.control_texts)
             backend.use_renderer(request_renderer(renderer, specials))
-        loaded = [(backend.load_adapter(name), scale) for name, scale in adapters]
-        backend.apply_adapters(loaded)
         yield backend
     finally:
         if renderer is not None:
             renderer.close()
         backend.close()
+
+
+@contextmanager
+def serve(
+    backend: LlamaBackend, adapters: Sequence[tuple[str, float]], config: CacheConfig | None
+) -> Iterator[Served]:
+    """An engine on a model, with the cache that belongs to it (None: without one).
+
+    What is saved is durable when this ends.
+    """
+    store = None
+    if config is not None and backend.state_kind is not StateKind.NONE:
+        fields, weights = backend.describe_state(), backend.weights_paths
+        store = open_store(namespace_of(fields, weights, config), config)
+    try:
+        cache = None if store is None or config is None else Cache(store, config)
+        engine = Engine(backend, cache=cache)
+        named = [(str(i), path, scale) for i, (path, scale) in enumerate(adapters)]
+        for name, path, _ in named:
+            engine.load_adapter(name, path)
+        yield Served(backend, engine, store, tuple((name, scale) for name, _, scale in named))
+        engine.close()
+    finally:
+        if store is not None:
+            store.close()
 
 
 def _fitting_length(path: str) -> int:
@@ -128,8 +181,13 @@ def encode_prompt(backend: LlamaBackend, prompt: str | bytes, *, is_raw: bool) -
     return tokens
 
 
+def encode_messages(backend: LlamaBackend, messages: Sequence[Message]) -> list[int]:
+    """The ids of a conversation, through the chat template. Raises TemplateMissing and others."""
+    return backend.apply_chat_template({"messages": list(messages)})
+
+
 def generate(
-    backend: LlamaBackend,
+    served: Served,
     tokens: list[int],
     params: SamplingParams,
     *,
@@ -141,62 +199,60 @@ def generate(
 
     `on_text` gets every piece of text as soon as it is complete UTF-8.
     """
-    stop = cancelled or threading.Event()
+    backend, engine = served.backend, served.engine
     if len(tokens) >= backend.context_length:
         raise ContextOverflow(
             f"the prompt has {len(tokens)} tokens and the context {backend.context_length}:"
             " shorten the prompt or raise --ctx-size"
         )
-    backend.configure_sampler(params)
-    answer = Generation(len(tokens), backend.seed)
-    started = time.monotonic()
-    try:
-        _prefill(backend, tokens, stop)
-        answer.timings.prefill_seconds = time.monotonic() - started
-        _decode(backend, answer, max_tokens, on_text, stop)
-    except DecodeTimeout:
-        if not stop.is_set():
-            raise
-    if stop.is_set():
-        answer.finish_reason = "cancelled"
-    answer.timings.decode_seconds = time.monotonic() - started - answer.timings.prefill_seconds
+    answer = Generation(len(tokens))
+    request = GenerateRequest(
+        _REQUEST,
+        tuple(tokens),
+        sampling=params,
+        max_tokens=max_tokens,
+        adapters=served.adapters,
+    )
+    engine.submit(request)
+    stop = cancelled or threading.Event()
+    while not _advance(engine, answer, on_text, stop):
+        pass
     return answer
 
 
-def _prefill(backend: LlamaBackend, tokens: list[int], stop: threading.Event) -> None:
-    """In chunks of the grid, so that a cancellation does not wait for a whole prompt."""
-    for start in range(0, len(tokens), backend.batch_size):
-        if stop.is_set():
-            return
-        backend.prefill(tokens[start : start + backend.batch_size])
+def _advance(
+    engine: Engine, answer: Generation, on_text: Callable[[str], None], stop: threading.Event
+) -> bool:
+    """One step of the engine. Whether the request has ended."""
+    if stop.is_set():
+        engine.cancel(_REQUEST)
+    for event in engine.step():
+        match event:
+            case TextDelta(text=text, tokens=tokens):
+                answer.tokens += tokens
+                answer.text += text
+                if text:
+                    on_text(text)
+            case Finished():
+                _finish(answer, event)
+                return True
+            case Failed(code=code, message=message):
+                if not stop.is_set():
+                    raise from_code(code, message)
+                answer.finish_reason = "cancelled"  # and the abort hit its last decode call
+                return True
+    return False
 
 
-def _decode(
-    backend: LlamaBackend,
-    answer: Generation,
-    max_tokens: int | None,
-    on_text: Callable[[str], None],
-    stop: threading.Event,
-) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    room = backend.context_length - answer.prompt_tokens
-    limit = room if max_tokens is None else min(max_tokens, room)
-    for _ in range(limit):
-        if stop.is_set():
-            break
-        sampled = backend.decode_one()
-        if sampled.is_eog:
-            answer.finish_reason = "stop"
-            break
-        answer.tokens.append(sampled.token)
-        _emit(answer, decoder.decode(backend.detokenize([sampled.token])), on_text)
-    _emit(answer, decoder.decode(b"", final=True), on_text)
-
-
-def _emit(answer: Generation, text: str, on_text: Callable[[str], None]) -> None:
-    if text:
-        answer.text += text
-        on_text(text)
+def _finish(answer: Generation, event: Finished) -> None:
+    (choice,) = event.choices
+    answer.finish_reason, answer.seed, answer.usage = choice.reason, choice.seed, event.usage
+    if choice.reason == "stop" and choice.stop is None:
+        answer.tokens.pop()  # the end of generation
+    timings = event.usage.timings
+    answer.timings.restore_seconds = timings.restore_seconds
+    answer.timings.prefill_seconds = timings.prefill_seconds
+    answer.timings.decode_seconds = timings.decode_seconds
 
 
 def embed(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from samovar import models
 from samovar.errors import InvalidRequest, ModelNotFound
 from samovar.gguf.show import shown
+from samovar.types import Message
 
 MAX_MEBIBYTES = 64
 """Of standard input: what one call tokenizes. Input without end would fill the memory."""
@@ -50,6 +54,25 @@ def read_grammar(path: Path) -> str:
     if len(text) > MAX_GRAMMAR:
         raise InvalidRequest(f"the grammar {path} is longer than any that is accepted: shorten it")
     return text
+
+
+def read_messages(path: Path) -> list[Message]:
+    """A conversation from a file: a JSON list of objects with role and content.
+
+    Raises InvalidRequest.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MEBIBYTES * 2**20 + 1)
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the messages {path}: {error.strerror}") from None
+    if len(data) > MAX_MEBIBYTES * 2**20:
+        raise InvalidRequest(f"the messages {path} are more than {MAX_MEBIBYTES} MiB: send fewer")
+    try:
+        found = msgspec.json.decode(data, type=list[dict[str, Any]])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the messages {path} are no JSON list of objects: {error}") from None
+    return found
 
 
 def model_path(text: str) -> str:

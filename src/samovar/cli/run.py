@@ -13,11 +13,12 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import model_path, read_grammar, read_text
+from samovar.cli.input import model_path, read_grammar, read_messages, read_text
 from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
 from samovar.cli.output import print_json, write_text
+from samovar.config import CacheConfig
 from samovar.errors import InvalidRequest
-from samovar.types import SamplingParams
+from samovar.types import Cached, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class RunOptions:
     ctx_size: int
     threads: int
     gpu_layers: int
+    messages: Path | None
+    no_cache: bool
+    cache_dir: Path | None
+    stats: bool
     as_json: bool
 
 
@@ -56,6 +61,10 @@ class RunOptions:
 @click.option("--ctx-size", type=int, default=0, metavar="N", help="Context in tokens.")
 @click.option("--threads", type=int, default=0, metavar="N", help="Default: every core.")
 @click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Default: all.")
+@click.option("--messages", type=Path, metavar="FILE", help="A conversation, as a JSON list.")
+@click.option("--no-cache", is_flag=True, help="Compute everything, keep nothing.")
+@click.option("--cache-dir", type=Path, metavar="DIR", help="Default: ~/.cache/samovar/kv.")
+@click.option("--stats", is_flag=True, help="Say where the prompt came from, and the times.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(**options: Any) -> int:  # noqa: ANN401 - click hands over what it parsed
     """Generate text from PROMPT (default: standard input) with MODEL.
@@ -66,25 +75,35 @@ def run(**options: Any) -> int:  # noqa: ANN401 - click hands over what it parse
 
 
 def _run(options: RunOptions) -> int:
-    prompt = read_text(options.prompt, "prompt")
+    messages = None if options.messages is None else read_messages(options.messages)
+    if messages is not None and options.prompt is not None:
+        raise InvalidRequest("give a PROMPT or --messages, not both")
+    prompt = read_text(options.prompt, "prompt") if messages is None else ""
     params = _params(options)
     if options.max_tokens is not None and options.max_tokens < 1:
         raise InvalidRequest("--max-tokens must be 1 or more")
     if options.ctx_size < 0 or options.threads < 0:
         raise InvalidRequest("--ctx-size and --threads must be positive")
+    adapters = [_adapter(text) for text in options.lora]
     started = time.monotonic()
-    with inprocess.open_model(
-        options.model,
-        context_length=options.ctx_size,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        adapters=[_adapter(text) for text in options.lora],
-    ) as backend:
+    with (
+        inprocess.open_model(
+            options.model,
+            context_length=options.ctx_size,
+            threads=options.threads,
+            gpu_layers=options.gpu_layers,
+            proves_state=not options.no_cache,
+        ) as backend,
+        inprocess.serve(backend, adapters, _cache(options)) as served,
+    ):
         load_seconds = time.monotonic() - started
-        tokens = inprocess.encode_prompt(backend, prompt, is_raw=options.raw)
+        if messages is None:
+            tokens = inprocess.encode_prompt(backend, prompt, is_raw=options.raw)
+        else:
+            tokens = inprocess.encode_messages(backend, messages)
         with _cancellable(backend.abort) as cancelled:
             answer = inprocess.generate(
-                backend,
+                served,
                 tokens,
                 params,
                 max_tokens=options.max_tokens,
@@ -93,7 +112,15 @@ def _run(options: RunOptions) -> int:
             )
     answer.timings.load_seconds = load_seconds
     _report(answer, as_json=options.as_json)
+    if options.stats:
+        click.echo(_stats(answer), err=True)
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
+
+
+def _cache(options: RunOptions) -> CacheConfig | None:
+    if options.no_cache:
+        return None
+    return CacheConfig() if options.cache_dir is None else CacheConfig(directory=options.cache_dir)
 
 
 def _params(options: RunOptions) -> SamplingParams:
@@ -147,10 +174,17 @@ def _report(answer: inprocess.Generation, *, as_json: bool) -> None:
         write_text("\n")
         return
     count = len(answer.tokens)
+    cached = Cached() if answer.usage is None else answer.usage.cached
     usage = {
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": count,
         "total_tokens": answer.prompt_tokens + count,
+        "prompt_tokens_details": {
+            "cached_tokens": cached.total,
+            "memory": cached.memory,
+            "shm": cached.shm,
+            "disk": cached.disk,
+        },
     }
     print_json(
         {
@@ -163,3 +197,16 @@ def _report(answer: inprocess.Generation, *, as_json: bool) -> None:
             "timings": {name: round(value, 6) for name, value in asdict(answer.timings).items()},
         }
     )
+
+
+def _stats(answer: inprocess.Generation) -> str:
+    """One line for people: what was restored, what was computed, and how long each took."""
+    timings = answer.timings
+    cached = 0 if answer.usage is None else answer.usage.cached.total
+    parts = [f"prompt of {answer.prompt_tokens} tokens"]
+    if cached:
+        parts.append(f"{cached} restored in {timings.restore_seconds * 1000:.1f} ms")
+    computed = answer.prompt_tokens - cached
+    parts.append(f"{computed} computed in {timings.prefill_seconds * 1000:.1f} ms")
+    parts.append(f"{len(answer.tokens)} generated in {timings.decode_seconds * 1000:.0f} ms")
+    return "; ".join(parts)
