@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samovar.cache.files import FileTier
+from samovar.cache.gauge import Source
 from samovar.cache.keys import Field, Namespace
 from samovar.cache.node import Tier
-from samovar.cache.store import BlockStore, Budgets
+from samovar.cache.pressure import Pressure
+from samovar.cache.store import BlockStore, Budgets, Watch, wall_clock
+from samovar.cache.wear import Wear
 from samovar.cache.weights import weights_digest
 from samovar.config import CacheConfig
 
@@ -18,6 +21,7 @@ _GIB = 2**30
 _MEMORY_PART, _MOST_MEMORY = 8, 4 * _GIB
 _DISK_PART, _MOST_DISK = 10, 20 * _GIB
 _MEMO = "weights.json"
+_WRITTEN = "written"
 
 
 def namespace_of(
@@ -41,8 +45,13 @@ def namespace_of(
     return Namespace(fields)
 
 
-def open_store(namespace: Namespace, config: CacheConfig) -> BlockStore:
-    """The cache of a namespace. A tier that cannot be used is left out, and says so."""
+def open_store(
+    namespace: Namespace, config: CacheConfig, sources: Sequence[Source] = ()
+) -> BlockStore:
+    """The cache of a namespace. A tier that cannot be used is left out, and says so.
+
+    `sources` are accounts of memory that the machine's own files do not show, such as a GPU's.
+    """
     files: dict[Tier, FileTier] = {}
     if config.shm_bytes:
         files[Tier.SHM] = FileTier(
@@ -52,7 +61,20 @@ def open_store(namespace: Namespace, config: CacheConfig) -> BlockStore:
     if disk:
         files[Tier.DISK] = FileTier(config.directory, namespace, disk, is_durable=True)
     budgets = Budgets(memory_budget(config), config.write_queue_bytes, config.checkpoint_share)
-    return BlockStore(namespace, files, budgets)
+    return BlockStore(namespace, files, budgets, _watch(config, files, sources))
+
+
+def _watch(config: CacheConfig, files: Mapping[Tier, FileTier], sources: Sequence[Source]) -> Watch:
+    shm, disk = files.get(Tier.SHM), files.get(Tier.DISK)
+    pressure = Pressure(
+        shm=None if shm is None else config.shm_directory,
+        disk=None if disk is None else config.directory,
+        sources=sources,
+    )
+    wear = None
+    if disk is not None and config.disk_bytes_per_day is not None:
+        wear = Wear(disk.path / _WRITTEN, config.disk_bytes_per_day, wall_clock)
+    return Watch(pressure, wear)
 
 
 def memory_budget(config: CacheConfig) -> int:

@@ -20,24 +20,24 @@ from functools import partial
 from typing import TypeVar
 
 from samovar.cache.block import STATE, Block
-from samovar.cache.checkpoints import Checkpoints
-from samovar.cache.counters import Counters
 from samovar.cache.files import FileTier
 from samovar.cache.filing import Filing, name_of_node
-from samovar.cache.index import Index, Match
+from samovar.cache.index import Match
 from samovar.cache.keys import Adapters, Key, Namespace
 from samovar.cache.lease import Lease
 from samovar.cache.memory import MemoryTier
 from samovar.cache.node import About, Node, Tier
-from samovar.cache.outcomes import DiskRefused, Scan
+from samovar.cache.outcomes import DiskRefused
+from samovar.cache.pressure import NO_ADVICE, Pressure, Sample
+from samovar.cache.records import Records
 from samovar.cache.transfer import Found, ReadDone, Transfer, WriteDone
+from samovar.cache.wear import Wear
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 _MAX_SCOPES = 1024  # sets of adapters and salts that are remembered
-_MAX_GHOSTS = 65_536  # evicted blocks that are remembered, to be able to say so
 _USAGE_SECONDS = 600.0  # between two savings of what was used; also at the end
 _CLOSE_SECONDS = 30.0
 
@@ -52,6 +52,20 @@ class Budgets:
     """Bytes of blocks that wait to be written."""
     checkpoint_share: float = 0.5
     """What part of a tier checkpoints may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What else limits a store; without it, its budgets do."""
+
+    pressure: Pressure | None = None
+    wear: Wear | None = None
+    """Of the disk tier."""
+
+
+def wall_clock() -> float:
+    """Seconds since 1970: what hits are dated by, over restarts."""
+    return time.time_ns() / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,8 @@ class _Reading:
 class BlockStore:
     """Blocks of one namespace over its tiers.
 
-    `files` are opened here; one that cannot be is left out, and why is logged. `clock` tells
-    seconds of a clock that goes on over restarts.
+    `files` are opened here; one that cannot be is left out, and why is logged. `watch` says when
+    the machine runs short. `clock` tells seconds of a clock that goes on over restarts.
     """
 
     def __init__(
@@ -84,25 +98,31 @@ class BlockStore:
         namespace: Namespace,
         files: Mapping[Tier, FileTier],
         budgets: Budgets,
-        clock: Callable[[], float] = lambda: time.time_ns() / 1e9,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = wall_clock,
     ) -> None:
         self.namespace = namespace
-        self.index = Index()
-        self.counters = Counters()
-        self.memory_bytes = budgets.memory
-        """Most bytes of the memory tier; may be set at any time, and holds from the next block."""
+        self._records = Records(budgets.checkpoint_share, clock)
+        self.index, self.counters = self._records.index, self._records.counters
+        self.memory_bytes = self._memory_budget = budgets.memory
+        """Most bytes of the memory tier now: its budget, or less while memory is short."""
         self.refused: dict[Tier, str] = {}
         """Why a tier that was asked for is not there."""
+        self.advice = NO_ADVICE
+        """What the machine was short of when it was last looked at."""
         self._clock = clock
         self._memory = MemoryTier()
-        self._checkpoints = Checkpoints(budgets.checkpoint_share)
         self._files = self._opened(files)
-        self._transfer = Transfer(self._files, budgets.queue)
+        self._watch = watch or Watch()
+        self._budgets = {tier: one.budget for tier, one in self._files.items()}
+        pressure = self._watch.pressure
+        self._transfer = Transfer(
+            self._files, budgets.queue, None if pressure is None else pressure.sample
+        )
         self._filing = Filing(self._files, self.index, self._transfer)
         self._scopes: OrderedDict[tuple[object, str], Scope] = OrderedDict()
         self._reading: dict[int, _Reading] = {}
         self._tickets = itertools.count()
-        self._ghosts: OrderedDict[Key, None] = OrderedDict()
         self._usage_saved = self._clock()
         self._is_used = False
 
@@ -116,7 +136,7 @@ class BlockStore:
                 self.refused[tier] = str(error)
                 continue
             found[tier] = files
-            self._learn(tier, scan)
+            self._records.learn(tier, scan)
             self.index.set_heats(files.load_usage(), self._clock())
             for key in files.pins():
                 self.index.pin(key)
@@ -149,7 +169,7 @@ class BlockStore:
 
     def was_evicted(self, key: Key) -> bool:
         """Whether a block of this key was here and had to go, as far as is remembered."""
-        return key in self._ghosts
+        return self._records.was_evicted(key)
 
     def lease(self, scope: Scope, nodes: Sequence[Node]) -> Lease:
         """Hold blocks and begin to read them. Those in memory are there at once."""
@@ -209,7 +229,7 @@ class BlockStore:
         if size > budget:
             return False
         if block.head.kind == STATE:
-            excess = self._checkpoints.excess(Tier.MEMORY, budget, size)
+            excess = self._records.checkpoints.excess(Tier.MEMORY, budget, size)
             if excess is None:
                 return False
             for node in excess:
@@ -219,7 +239,9 @@ class BlockStore:
             return False  # everything in it is held
         head = block.head
         about = About(head.key, head.parent, head.kind, head.start, head.num_tokens)
-        added = self._add(Tier.MEMORY, about, size, logits_bytes=head.logits_bytes, seconds=seconds)
+        added = self._records.add(
+            Tier.MEMORY, about, size, logits_bytes=head.logits_bytes, seconds=seconds
+        )
         if added is None:
             return False
         self._memory.write(added, block)
@@ -236,19 +258,23 @@ class BlockStore:
             or self._filing.has(node)
             or any(self._into_files(tier, block) for tier in self._files)
         ):
-            self._haunt(node)
+            self._records.haunt(node)
         self._memory.delete(node)
-        self._drop(node, Tier.MEMORY)
+        self._records.drop(node, Tier.MEMORY)
         self.counters.evicted_blocks["memory"] += 1
 
     def _into_files(self, tier: Tier, block: Block) -> bool:
         if block.head.kind == STATE:
             budget = self._files[tier].budget
-            excess = self._checkpoints.excess(tier, budget, block.head.size)
+            excess = self._records.checkpoints.excess(tier, budget, block.head.size)
             if excess is None:
                 self.counters.dropped_blocks["share"] += 1
                 return False
             self._delete(tier, excess)
+        wear = self._watch.wear if tier is Tier.DISK else None
+        if wear is not None and wear.left - self._transfer.queued_bytes < block.head.size:
+            self.counters.dropped_blocks["daily"] += 1
+            return False
         if self._filing.write(tier, block):
             return True
         self.counters.dropped_blocks["queue"] += 1
@@ -260,51 +286,7 @@ class BlockStore:
         names = [name_of_node(node, tier) for node in nodes]
         self._transfer.do(partial(_call, self._files[tier].delete, names))
         for node in nodes:
-            self._lose(node, tier)
-
-    def _lose(self, node: Node, tier: Tier) -> None:
-        """A block had to go from a file tier."""
-        self._drop(node, tier)
-        self.counters.evicted_blocks[tier.name.lower()] += 1
-        if not node.tiers:
-            self._haunt(node)
-
-    def _haunt(self, node: Node) -> None:
-        self._ghosts[node.key] = None
-        if len(self._ghosts) > _MAX_GHOSTS:
-            self._ghosts.popitem(last=False)
-
-    # ---- the index ----------------------------------------------------------------------------
-
-    def _add(
-        self, tier: Tier, about: About, nbytes: int, *, logits_bytes: int, seconds: float = 0.0
-    ) -> Node | None:
-        try:
-            node = self.index.add(
-                tier, about, nbytes, now=self._clock(), logits_bytes=logits_bytes, seconds=seconds
-            )
-        except ValueError:  # a name that lies: reading it would show that as well
-            self.counters.bad_blocks["name"] += 1
-            return None
-        if node.kind == STATE:
-            self._checkpoints.add(node, tier, nbytes)
-        return node
-
-    def _drop(self, node: Node, tier: Tier) -> None:
-        self.index.discard(node, tier)
-        self._checkpoints.discard(node, tier)
-
-    def _learn(self, tier: Tier, scan: Scan) -> None:
-        """What is in a directory now, whoever put it there or took it away."""
-        present = set()
-        for name, nbytes in scan.entries:
-            node = self.index.get(name.key, name.kind)
-            if node is None or not node.tiers & tier.bit:
-                about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
-                node = self._add(tier, about, nbytes, logits_bytes=name.logits_bytes)
-            present.add(node)
-        for node in [one for one in self.index.nodes(tier) if one not in present]:
-            self._drop(node, tier)
+            self._records.evict(node, tier)
 
     # ---- what comes back ----------------------------------------------------------------------
 
@@ -316,9 +298,27 @@ class BlockStore:
             elif isinstance(one, WriteDone):
                 self._take_write(one)
             elif isinstance(one, Found):
-                self._learn(one.tier, one.scan)
+                self._records.learn(one.tier, one.scan)
+        sample = self._transfer.sample()
+        if sample is not None:
+            self._relieve(sample)
         if self._is_used and self._clock() - self._usage_saved > _USAGE_SECONDS:
             self._save_usage()
+
+    def _relieve(self, sample: Sample) -> None:
+        """Shrink tiers as far as the machine runs short, and no longer than it does."""
+        if self._watch.pressure is None:
+            return
+        used = {tier: self.index.bytes_of(tier) for tier in (Tier.MEMORY, *self._files)}
+        self.advice = self._watch.pressure.advice(sample, used)
+        targets = self.advice.targets
+        self.memory_bytes = min(self._memory_budget, targets.get(Tier.MEMORY, self._memory_budget))
+        self.shrink_memory(self.memory_bytes)
+        for tier, files in self._files.items():
+            files.budget = min(self._budgets[tier], targets.get(tier, self._budgets[tier]))
+            excess = used[tier] - files.budget
+            if excess > 0:
+                self._delete(tier, self.index.victims(tier, excess))
 
     def wait(self, seconds: float) -> None:
         """Until the i/o thread has done something, or has nothing to do, or the time is up."""
@@ -332,8 +332,8 @@ class BlockStore:
                 self.counters.missing_blocks += 1
             else:
                 self.counters.bad_blocks[done.cause] += 1
-            self._drop(node, tier)
-            self._haunt(node)
+            self._records.drop(node, tier)
+            self._records.haunt(node)
             self._read(reading.scope, node, reading.waiting)  # from another tier, or they are cut
             return
         for lease, place in reading.waiting:
@@ -344,13 +344,15 @@ class BlockStore:
     def _take_write(self, done: WriteDone) -> None:
         tier, published = done.tier, done.published
         for node in self._filing.take(done):
-            self._lose(node, tier)
+            self._records.evict(node, tier)
         for name, nbytes in published.done:
-            about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
-            self._add(tier, about, nbytes, logits_bytes=name.logits_bytes)
+            self._records.add_file(tier, name, nbytes)
         label = tier.name.lower()
         self.counters.written_blocks[label] += len(published.done)
         self.counters.written_bytes[label] += published.written_bytes
+        wear = self._watch.wear if tier is Tier.DISK else None
+        if wear is not None and wear.record(published.written_bytes):
+            self._transfer.do(wear.save)
         for refusal in published.refused:
             self.counters.dropped_blocks[refusal.cause] += 1
 
@@ -382,6 +384,8 @@ class BlockStore:
         """Write what was taken, within a time, and end. False: some of it was dropped."""
         if self._is_used:
             self._save_usage()
+        if self._watch.wear is not None:
+            self._transfer.do(self._watch.wear.save)
         is_done = self._transfer.close(seconds)
         self.poll()
         for files in self._files.values():

@@ -21,6 +21,7 @@ from samovar.cache.block import BadBlock, Block
 from samovar.cache.files import FileTier, Missing, Published, Refusal, Scan
 from samovar.cache.index import Tier
 from samovar.cache.names import Name
+from samovar.cache.pressure import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,17 @@ class _Write:
 class Transfer:
     """One thread over the file tiers of one namespace. Its methods are called by one other."""
 
-    def __init__(self, tiers: Mapping[Tier, FileTier], queue_bytes: int) -> None:
+    def __init__(
+        self,
+        tiers: Mapping[Tier, FileTier],
+        queue_bytes: int,
+        sample: Callable[[], Sample] | None = None,
+    ) -> None:
+        """`sample` reads what the machine still has; it is asked about once a second."""
         self._tiers = dict(tiers)
         self._queue_bytes = queue_bytes
+        self._sample = sample
+        self._sampled: Sample | None = None
         self._changed = threading.Condition()
         self._reads: deque[_Read] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
@@ -90,7 +99,7 @@ class Transfer:
         self._is_closing = False
         self._done: deque[Completion] = deque()
         self._thread = threading.Thread(target=self._run, name="samovar-cache", daemon=True)
-        if self._tiers:
+        if self._tiers or sample is not None:
             self._thread.start()
 
     # ---- from the engine's thread -------------------------------------------------------------
@@ -134,6 +143,11 @@ class Transfer:
             found.append(self._done.popleft())
         return found
 
+    def sample(self) -> Sample | None:
+        """The last sample, once."""
+        found, self._sampled = self._sampled, None
+        return found
+
     def wait(self, seconds: float) -> None:
         """Until something has come back, or nothing is under way, or the time is up."""
         deadline = time.monotonic() + seconds
@@ -157,7 +171,7 @@ class Transfer:
 
     def close(self, seconds: float) -> bool:
         """Finish what was accepted, within a time, and end the thread. False: some was dropped."""
-        is_done = self.flush(seconds) if self._tiers else True
+        is_done = self.flush(seconds)
         with self._changed:
             self._is_closing = True
             self._reads.clear()
@@ -180,6 +194,8 @@ class Transfer:
             if time.monotonic() - looked >= _LOOK_SECONDS:
                 for tier in self._tiers:
                     self._carry_out(partial(self._look, tier))
+                if self._sample is not None:
+                    self._carry_out(partial(self._take_sample, self._sample))
                 looked = time.monotonic()
 
     def _next(self) -> Callable[[], None] | None:
@@ -246,6 +262,9 @@ class Transfer:
         scan = self._tiers[tier].rescan()
         if scan is not None:
             self._done.append(Found(tier, scan))
+
+    def _take_sample(self, sample: Callable[[], Sample]) -> None:
+        self._sampled = sample()
 
 
 def _closed() -> None:

@@ -1,0 +1,84 @@
+"""What a store knows of its blocks: the index, checkpoints by tier, and what had to go.
+
+Everything that enters or leaves a tier is recorded here and nowhere else, so that the counts agree.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from samovar.cache.block import STATE
+from samovar.cache.checkpoints import Checkpoints
+from samovar.cache.counters import Counters
+from samovar.cache.index import Index
+from samovar.cache.keys import Key
+from samovar.cache.names import Name
+from samovar.cache.node import About, Node, Tier
+from samovar.cache.outcomes import Scan
+
+_MAX_GHOSTS = 65_536  # evicted blocks that are remembered, to be able to say so
+
+
+class Records:
+    """Blocks by tier."""
+
+    def __init__(self, checkpoint_share: float, clock: Callable[[], float]) -> None:
+        self.index = Index()
+        self.counters = Counters()
+        self.checkpoints = Checkpoints(checkpoint_share)
+        self._clock = clock
+        self._ghosts: OrderedDict[Key, None] = OrderedDict()
+
+    def add(
+        self, tier: Tier, about: About, nbytes: int, *, logits_bytes: int, seconds: float = 0.0
+    ) -> Node | None:
+        """A block is in a tier. None if its name contradicts what is known: reading would too."""
+        try:
+            node = self.index.add(
+                tier, about, nbytes, now=self._clock(), logits_bytes=logits_bytes, seconds=seconds
+            )
+        except ValueError:
+            self.counters.bad_blocks["name"] += 1
+            return None
+        if node.kind == STATE:
+            self.checkpoints.add(node, tier, nbytes)
+        return node
+
+    def add_file(self, tier: Tier, name: Name, nbytes: int) -> Node | None:
+        """A file is in a tier."""
+        about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
+        return self.add(tier, about, nbytes, logits_bytes=name.logits_bytes)
+
+    def drop(self, node: Node, tier: Tier) -> None:
+        """A block is not in a tier any more, for whatever reason."""
+        self.index.discard(node, tier)
+        self.checkpoints.discard(node, tier)
+
+    def evict(self, node: Node, tier: Tier) -> None:
+        """A block had to go from a tier."""
+        self.drop(node, tier)
+        self.counters.evicted_blocks[tier.name.lower()] += 1
+        if not node.tiers:
+            self.haunt(node)
+
+    def learn(self, tier: Tier, scan: Scan) -> None:
+        """What is in a directory now, whoever put it there or took it away."""
+        present = set()
+        for name, nbytes in scan.entries:
+            node = self.index.get(name.key, name.kind)
+            if node is None or not node.tiers & tier.bit:
+                node = self.add_file(tier, name, nbytes)
+            present.add(node)
+        for node in [one for one in self.index.nodes(tier) if one not in present]:
+            self.drop(node, tier)
+
+    def haunt(self, node: Node) -> None:
+        """Remember that a block was here."""
+        self._ghosts[node.key] = None
+        if len(self._ghosts) > _MAX_GHOSTS:
+            self._ghosts.popitem(last=False)
+
+    def was_evicted(self, key: Key) -> bool:
+        """Whether a block of this key was here and had to go, as far as is remembered."""
+        return key in self._ghosts
