@@ -186,6 +186,14 @@ class BlockStore:
                 self._read(scope.digest, node, [(lease, place)])
         return lease
 
+    def hold(self, nodes: Sequence[Node]) -> None:
+        """Let nobody evict these until they are let go as often: somebody waits who needs them."""
+        self.index.lease(nodes)
+
+    def let_go(self, nodes: Sequence[Node]) -> None:
+        """They may be evicted again."""
+        self.index.release(nodes)
+
     def _release(self, lease: Lease) -> None:
         self.index.release(lease.nodes)
 

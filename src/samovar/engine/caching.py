@@ -46,6 +46,11 @@ class Caching:
             self._restoring = Restoring(backend, placing, scheduler, store, self._scopes, clock)
             self._saving = Saving(backend, placing, scheduler, self._cache, self._scopes, clock)
 
+    def expect(self, sequence: Sequence) -> None:
+        """A sequence waits from now on."""
+        if self._cache is not None and sequence.num_tokens >= self._cache.config.min_tokens:
+            self._restoring.expect(sequence)
+
     def begin(self, placement: Placement) -> bool:
         """Bring blocks for a sequence that is admitted. False: it goes where the placement says."""
         sequence = placement.sequence

@@ -203,6 +203,7 @@ class Engine:
             sequence.is_verified = bool(candidates)
             running.sequences.append(sequence)
             self.scheduler.add(sequence)
+            self._caching.expect(sequence)
         self._requests[request.request_id] = running
         self.sessions.begin(request)
 
@@ -336,6 +337,7 @@ class Engine:
 
     def _before_preempt(self, sequence: Sequence) -> None:
         self._caching.save(sequence, "evict")
+        self._caching.expect(sequence)
 
     def _break(self, broken: Broken) -> None:
         """A sequence that cannot be computed: out of room, or a failure of its own."""

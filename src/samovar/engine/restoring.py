@@ -67,6 +67,7 @@ class Restoring:
         self._now = clock
         self._kind = backend.state_kind
         self._pending: list[_Pending] = []
+        self._expected: dict[Sequence, tuple[Node, ...]] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -90,17 +91,24 @@ class Restoring:
                 return Plan((state,) if is_whole else (*rows, state), node.end)
         return Plan()
 
+    def expect(self, sequence: Sequence) -> None:
+        """The sequence waits: nothing that it will want is to be evicted before it is admitted."""
+        nodes = self.plan(sequence).nodes
+        self._store.hold(nodes)
+        self._expected[sequence] = nodes
+
     def begin(self, placement: Placement, plan: Plan) -> bool:
         """Bring the blocks of a plan instead of what the placement says. False: not worth it."""
         sequence = placement.sequence
         reach = min(plan.length, sequence.num_tokens - 1)
-        if reach - placement.length < LEAST_GAIN:
-            return False
-        seq_id = self._scheduler.room_for(sequence)
+        is_worth_it = reach - placement.length >= LEAST_GAIN
+        seq_id = self._scheduler.room_for(sequence) if is_worth_it else None
         if seq_id is None:
+            self._let_go(sequence)
             return False
         now = self._now()
         lease = self._store.lease(self._scopes.of(sequence), plan.nodes)
+        self._let_go(sequence)
         self._placing.empty()
         self._backend.seq_rm(seq_id)
         self._scheduler.restoring(sequence, seq_id, plan.length, now)
@@ -109,6 +117,7 @@ class Restoring:
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
+        self._let_go(sequence)
         for pending in [one for one in self._pending if one.sequence is sequence]:
             pending.lease.close()
             self._pending.remove(pending)
@@ -132,6 +141,9 @@ class Restoring:
         return whole
 
     # ---- helpers ------------------------------------------------------------------------------
+
+    def _let_go(self, sequence: Sequence) -> None:
+        self._store.let_go(self._expected.pop(sequence, ()))
 
     def _most(self, sequence: Sequence) -> int:
         """How much of a sequence may come out of the cache.
