@@ -225,6 +225,9 @@ class GenerateRequest:
     """The prompt follows on all that the session holds, instead of containing it. May be empty."""
     expect_committed: tuple[int, ...] | None = None
     """With `continues`: the tokens the session must hold, or the request is refused."""
+    generated: tuple[tuple[int, ...], ...] = ()
+    """What was generated before, by choice, when a request is taken up again that somebody else
+    began: it goes on behind it as if it had never stopped, if it has the seed that it had."""
     is_stored: bool = True
     """Keep what is computed for it in the cache; without, it only takes from there."""
     cache_salt: str | None = None
@@ -248,6 +251,8 @@ def _check_request(request: GenerateRequest) -> None:
     for text in request.stop:
         if not text or len(text) > MAX_STOP_LENGTH:
             raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_LENGTH} characters")
+    if request.generated and len(request.generated) != request.choices:
+        raise InvalidRequest("generated goes by choice: give one list of tokens for each")
     _check_session(request)
 
 

@@ -9,10 +9,8 @@ sequence cannot be computed, and that one alone fails.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as List
 from dataclasses import dataclass
 
 from samovar.engine.adapters import Adapters
@@ -21,16 +19,16 @@ from samovar.engine.caching import Caching
 from samovar.engine.cells import CellLedger
 from samovar.engine.embedding import Embedding
 from samovar.engine.failure import failure
+from samovar.engine.intake import Intake, prefix_of
 from samovar.engine.latency import StepCosts
-from samovar.engine.output import Ending, Output
+from samovar.engine.output import Ending
 from samovar.engine.packing import Packing
 from samovar.engine.placing import Placing
-from samovar.engine.prompts import Prompts
 from samovar.engine.request import Running
 from samovar.engine.scheduler import Limits, Scheduler
 from samovar.engine.scopes import Cache
 from samovar.engine.seats import Cuts, Seats
-from samovar.engine.sequence import Clock, Phase, Sequence
+from samovar.engine.sequence import Phase, Sequence
 from samovar.engine.sessions import Sessions
 from samovar.engine.step import Step
 from samovar.engine.verifying import Verifying
@@ -90,9 +88,11 @@ class Engine:
         )
         self._now = clock
         self._requests: dict[str, Running] = {}
-        self._prompts = Prompts(backend)
         self.sessions = Sessions(self.scheduler)
         self._adapters = Adapters()
+        self._intake = Intake(
+            backend, self.scheduler, self.sessions, self._adapters, self.options.max_waiting
+        )
         self._placing = Placing(backend, self.scheduler, self._adapters)
         self._caching = Caching(
             backend, self.scheduler, self._placing, self._adapters, clock, cache
@@ -108,7 +108,6 @@ class Engine:
             clock,
             is_deterministic=is_deterministic,
         )
-        self._order = 0
         self._events: list[Event] = []
 
     # ---- requests -----------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class Engine:
                 self._adapters.require(request.adapters)
                 self._embedding.submit(request)
             elif isinstance(request, VerifyRequest):
-                self._accept(_prefix_of(request), now, request.candidates)
+                self._accept(prefix_of(request), now, request.candidates)
             else:
                 self._accept(request, now)
         except SamovarError as error:
@@ -183,55 +182,13 @@ class Engine:
     def _accept(
         self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
     ) -> None:
-        self._require_room_in_the_queue(request)
-        self._adapters.require(request.adapters)
-        room = self.scheduler.limits.context_length
-        tokens = self.sessions.prompt(request, self._prompts.tokens(request, room))
-        self._prompts.require_fits(request, len(tokens) + len(candidates), room)
-        self._prompts.check(candidates)
-        seed = request.sampling.seed
-        running = Running(
-            request,
-            len(tokens),
-            secrets.randbits(64) if seed is None else seed,
-            candidates=candidates,
-        )
-        seeds = [running.seed_of(choice) for choice in range(request.choices)]
-        for choice, sampler in enumerate(self._prompts.samplers(request, seeds, tokens)):
-            sequence = self._sequence(request, tokens, choice, now)
-            sequence.sampler = sampler
-            sequence.is_verified = bool(candidates)
-            running.sequences.append(sequence)
-            self.scheduler.add(sequence)
-            self._caching.expect(sequence)
+        running = self._intake.accept(request, now, candidates)
         self._requests[request.request_id] = running
-        self.sessions.begin(request)
-
-    def _sequence(
-        self, request: GenerateRequest, tokens: List[int], choice: int, now: float
-    ) -> Sequence:
-        self._order += 1
-        room = self.scheduler.limits.context_length
-        most = room if request.max_tokens is None else min(room, len(tokens) + request.max_tokens)
-        output = Output(self.backend.detokenize, request.stop, request.stop_tokens)
-        return Sequence(
-            request, list(tokens), len(tokens), most, output, Clock(now), choice, self._order
-        )
-
-    def _require_room_in_the_queue(self, request: GenerateRequest) -> None:
-        waiting = len(self.scheduler.waiting)
-        if waiting + request.choices > self.options.max_waiting + self._free_seats():
-            raise Overloaded(
-                f"{waiting} requests are waiting and no more are taken; try again later"
-            )
-        if request.choices > self.backend.num_sequences:
-            raise InvalidRequest(
-                f"{request.choices} choices need as many sequences, and this model was loaded"
-                f" with {self.backend.num_sequences}"
-            )
-
-    def _free_seats(self) -> int:
-        return self.backend.num_sequences - len(self.scheduler.seated)
+        for sequence in running.open_sequences():
+            self._caching.expect(sequence)
+        if running.is_over:  # somebody else brought it to its end
+            self._events.append(running.finished(now))
+            self._forget(running)
 
     def _retry_after(self, request: Request, error: SamovarError) -> float | None:
         """Until the work that is known of is done, as far as its speed is known."""
@@ -239,10 +196,7 @@ class Engine:
             return None
         if isinstance(request, (EmbedRequest, RankRequest)):
             return self._embedding.retry_after()
-        sequences = self._sequences()
-        prefill = sum(one.num_remaining for one in sequences)
-        decode = sum(max(0, one.limit - one.num_tokens) for one in sequences)
-        return max(1.0, self.costs.seconds_of(prefill, decode, self.backend.num_sequences))
+        return self._intake.retry_after(self._sequences())
 
     def _sequences(self) -> list[Sequence]:
         return [one for running in self._requests.values() for one in running.sequences]
@@ -453,19 +407,6 @@ class Engine:
         self._events += self._embedding.close()
         events, self._events = self._events, []
         return events
-
-
-def _prefix_of(request: VerifyRequest) -> GenerateRequest:
-    """The part of a verification that is computed like any prompt."""
-    return GenerateRequest(
-        request.request_id,
-        request.prefix,
-        tenant=request.tenant,
-        priority=request.priority,
-        timeout_seconds=request.timeout_seconds,
-        adapters=request.adapters,
-        prefill_only=True,
-    )
 
 
 def _room(backend: Backend) -> int:

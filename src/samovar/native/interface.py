@@ -271,6 +271,9 @@ class Backend(Protocol):
     def seq_rm_last(self, num_tokens: int, seq_id: int = 0) -> bool:
         """Remove position `num_tokens - 1` and all after it. False: refused, nothing changed."""
 
+    def is_eog(self, token: int) -> bool:
+        """Whether a token ends generation."""
+
     def apply_chat_template(self, request: Mapping[str, Any]) -> list[int]:
         """Render messages with the model's template and tokenize them."""
 

@@ -153,6 +153,11 @@ class LlamaBackend:
         """See Backend. Raises InvalidToken."""
         return self.vocabulary.detokenize(tokens)
 
+    def is_eog(self, token: int) -> bool:
+        """See Backend. Raises InvalidToken."""
+        self.vocabulary.check([token])
+        return self.vocabulary.is_eog(token)
+
     def apply_chat_template(self, request: Mapping[str, Any]) -> list[int]:
         """See Backend. Special tokens are parsed only in what the template itself wrote.
 

@@ -170,6 +170,10 @@ class WeightlessBackend:
         checks.check_tokens(tokens, VOCABULARY_SIZE)
         return bytes(token for token in tokens if token < BOS)
 
+    def is_eog(self, token: int) -> bool:
+        """See Backend."""
+        return token == EOS
+
     def apply_chat_template(self, request: Mapping[str, Any]) -> list[int]:
         """See Backend: one `role: content` line per message, then `assistant:`."""
         messages = request.get("messages")
