@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from samovar.cache.block import STATE, Block
 from samovar.cache.files import FileTier
-from samovar.cache.filing import Filing, name_of_node
+from samovar.cache.filing import Filing, above_of, name_of_node, on_disk
 from samovar.cache.index import Match
 from samovar.cache.keys import Adapters, Key, Namespace
 from samovar.cache.lease import Lease
@@ -242,7 +242,10 @@ class BlockStore:
                 return False
             for node in excess:
                 self._forget(node)
+        above = self.index.get(above_of(block))
+        self.index.lease([above] if above else [])  # or it might go for what hangs on it
         self.shrink_memory(budget - size)
+        self.index.release([above] if above else [])
         if self.index.bytes_of(Tier.MEMORY) + size > budget:
             return False  # everything in it is held
         head = block.head
@@ -272,9 +275,19 @@ class BlockStore:
         self.counters.evicted_blocks["memory"] += 1
 
     def _into_files(self, tier: Tier, block: Block) -> bool:
+        """Have a block written, and before it whatever is missing there of what it hangs on."""
+        blocks = self._filing.with_missing(tier, block, self._memory)
+        if blocks is None:
+            self.counters.dropped_blocks["parent"] += 1
+            return False
+        return all(self._into_file(tier, one) for one in blocks)
+
+    def _into_file(self, tier: Tier, block: Block) -> bool:
+        if self._filing.is_writing(tier, block):
+            return True
         if block.head.kind == STATE:
-            budget = self._files[tier].budget
-            excess = self._records.checkpoints.excess(tier, budget, block.head.size)
+            more = on_disk(block.head.size) + self._filing.states_bytes(tier)
+            excess = self._records.checkpoints.excess(tier, self._files[tier].budget, more)
             if excess is None:
                 self.counters.dropped_blocks["share"] += 1
                 return False
