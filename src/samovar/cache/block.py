@@ -113,6 +113,11 @@ class Block:
         """Bytes of memory that it takes, as far as they count."""
         return self.payload.nbytes + self.logits.nbytes + len(self.head.tokens)
 
+    @property
+    def above(self) -> Key:
+        """The rows on which it hangs, or ROOT."""
+        return self.head.key if self.head.kind == STATE else self.head.parent
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

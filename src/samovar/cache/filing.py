@@ -23,6 +23,7 @@ from samovar.cache.node import Node, Tier
 from samovar.cache.transfer import Transfer, WriteDone
 
 _PAGE = 4096
+_SLACK = 2 * _PAGE  # a directory grows with the names in it
 
 _Id = tuple[Key, str]
 
@@ -45,6 +46,10 @@ class Filing:
         self._transfer = transfer
         self._writing: dict[Tier, dict[_Id, _Written]] = defaultdict(dict)
         self._doomed: dict[Tier, dict[_Id, Node]] = defaultdict(dict)
+        self._besides = {
+            tier: one.used_bytes() - index.bytes_of(tier) for tier, one in files.items()
+        }
+        """Bytes of a tier that are none of the blocks that are known."""
 
     def has(self, node: Node) -> bool:
         """Whether a block is in a file tier, or on its way there."""
@@ -64,14 +69,14 @@ class Filing:
 
         None: one of them is not in memory either.
         """
-        found, above = [block], above_of(block)
+        found, above = [block], block.above
         while above != ROOT and not self._stays(tier, above):
             node = self._index.get(above)
             other = None if node is None else memory.read(node)
             if other is None:
                 return None
             found.append(other)
-            above = above_of(other)
+            above = other.above
         return found[::-1]
 
     def write(self, tier: Tier, block: Block) -> bool:
@@ -79,12 +84,12 @@ class Filing:
         name = (block.head.key, block.head.kind)
         if name in self._writing[tier]:
             return True
-        written = _Written(on_disk(block.head.size), above_of(block))
+        written = _Written(on_disk(block.head.size), block.above)
         going = sum(
             copy.nbytes for one in self._doomed[tier].values() if (copy := one.copies[tier])
         )
         coming = written.size + sum(one.size for one in self._writing[tier].values())
-        used = self._index.bytes_of(tier) - going
+        used = self._index.bytes_of(tier) - going + self._besides[tier] + _SLACK
         self._writing[tier][name] = written
         victims = self._choose(tier, used + coming - self._files[tier].budget)
         names = tuple(name_of_node(node, tier) for node in victims)
@@ -109,6 +114,10 @@ class Filing:
                 if (name.key, name.kind) in gone:
                     found.append(node)
         return found
+
+    def count(self, tier: Tier, used_bytes: int) -> None:
+        """So many bytes count against a tier's budget, with everything that is recorded now."""
+        self._besides[tier] = max(0, used_bytes - self._index.bytes_of(tier))
 
     def _stays(self, tier: Tier, key: Key) -> bool:
         """Whether rows are in a tier and not about to go, or on their way there."""
@@ -142,11 +151,6 @@ def name_of_node(node: Node, tier: Tier) -> Name:
         raise ValueError("the block is not in that tier")
     parent, start = rows.parent.key, node.end - node.num_tokens
     return Name(node.key, parent, start, node.num_tokens, copy.logits_bytes, node.kind)
-
-
-def above_of(block: Block) -> Key:
-    """The rows on which a block hangs, or ROOT."""
-    return block.head.key if block.head.kind == STATE else block.head.parent
 
 
 def on_disk(size: int) -> int:

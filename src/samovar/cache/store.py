@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from samovar.cache.block import STATE, Block
 from samovar.cache.files import FileTier
-from samovar.cache.filing import Filing, above_of, name_of_node, on_disk
+from samovar.cache.filing import Filing, name_of_node, on_disk
 from samovar.cache.index import Match
 from samovar.cache.keys import Adapters, Key, Namespace
 from samovar.cache.lease import Lease
@@ -242,7 +242,7 @@ class BlockStore:
                 return False
             for node in excess:
                 self._forget(node)
-        above = self.index.get(above_of(block))
+        above = self.index.get(block.above)
         self.index.lease([above] if above else [])  # or it might go for what hangs on it
         self.shrink_memory(budget - size)
         self.index.release([above] if above else [])
@@ -368,6 +368,7 @@ class BlockStore:
             self._records.evict(node, tier)
         for name, nbytes in published.done:
             self._records.add_file(tier, name, nbytes)
+        self._filing.count(tier, done.used_bytes)
         label = tier.name.lower()
         self.counters.written_blocks[label] += len(published.done)
         self.counters.written_bytes[label] += published.written_bytes

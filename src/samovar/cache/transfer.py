@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from samovar.cache.block import BadBlock, Block
+from samovar.cache.block import ROWS, BadBlock, Block
 from samovar.cache.files import FileTier, Missing, Published, Refusal, Scan
 from samovar.cache.index import Tier
+from samovar.cache.keys import Key
 from samovar.cache.names import Name
 from samovar.cache.pressure import Sample
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _GROUP_BLOCKS = 32  # published together: one wait for the disk's own cache instead of as many
 _GROUP_BYTES = 2**26
+_MAX_REFUSED = 4096  # keys that are remembered; what hangs on them follows soon
 _LOOK_SECONDS = 1.0  # how old what another process published may be before it is seen
 
 
@@ -48,6 +50,8 @@ class WriteDone:
     published: Published
     victims: tuple[Name, ...]
     """Those that might have been deleted for it; which were, `published.evicted` says."""
+    used_bytes: int
+    """What counts against the tier's budget now: more than its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Transfer:
         self._reads: deque[_Read] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._writes: deque[_Write] = deque()
+        self._refused: dict[tuple[Tier, Key], None] = {}
         self._queued = 0
         self._is_busy = False
         self._is_closing = False
@@ -250,17 +255,42 @@ class Transfer:
     def _write(self, group: list[_Write]) -> None:
         tier, blocks = group[0].tier, tuple(one.block for one in group)
         victims = tuple(name for one in group for name in one.victims)
-        published = Published([], [Refusal(one, "internal") for one in blocks], [], 0)
+        published, used = Published([], [Refusal(one, "internal") for one in blocks], [], 0), 0
         try:
-            published = self._tiers[tier].publish(blocks, evict=victims)
+            wanted, orphans = self._parted(tier, blocks)
+            published = self._tiers[tier].publish(wanted, evict=victims)
+            published.refused.extend(Refusal(one, "parent") for one in orphans)
+            used = self._tiers[tier].used_bytes()
         finally:
+            self._remember(tier, published)
             with self._changed:
                 self._queued -= sum(one.nbytes for one in blocks)
-            self._done.append(WriteDone(tier, blocks, published, victims))
+            self._done.append(WriteDone(tier, blocks, published, victims, used))
+
+    def _parted(self, tier: Tier, blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
+        """Those that can be written, and those that hang on what an earlier group was refused."""
+        wanted, orphans = [], []
+        for block in blocks:
+            if (tier, block.above) in self._refused:
+                orphans.append(block)
+                self._refused[tier, block.head.key] = None
+            else:
+                wanted.append(block)
+        return wanted, orphans
+
+    def _remember(self, tier: Tier, published: Published) -> None:
+        for name, _ in published.done:
+            self._refused.pop((tier, name.key), None)
+        for block, _ in published.refused:
+            if block.head.kind == ROWS:
+                self._refused[tier, block.head.key] = None
+        while len(self._refused) > _MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
 
     def _look(self, tier: Tier) -> None:
         scan = self._tiers[tier].rescan()
         if scan is not None:
+            self._refused.clear()  # another process may have written them
             self._done.append(Found(tier, scan))
 
     def _take_sample(self, sample: Callable[[], Sample]) -> None:
