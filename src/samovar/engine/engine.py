@@ -266,7 +266,8 @@ class Engine:
         for broken in outcome.broken:
             self._break(broken)
         for sequence, result in outcome.results:
-            self._caching.after_step(sequence)
+            if not isinstance(result, RowFailed):  # or what is no numbers would come back
+                self._caching.after_step(sequence)
             self._take(sequence, result, ended)
         self._placing.empty()
 

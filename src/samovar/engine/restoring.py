@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samovar.cache.block import Block
 from samovar.cache.lease import Lease
 from samovar.cache.node import Node
 from samovar.cache.store import BlockStore
@@ -83,7 +84,7 @@ class Restoring:
             return _of_rows(match.path, self._most(sequence), self._scheduler.seats.cuts.grid)
         for node in reversed(match.path):
             state = node.state
-            if state is None or not state.tiers:
+            if state is None or not state.tiers or node.end > self._most(sequence):
                 continue
             if node.end < len(tokens) or state.logits_bytes:
                 rows = match.path[: match.path.index(node) + 1]
@@ -166,15 +167,13 @@ class Restoring:
     def _bring(self, sequence: Sequence, lease: Lease) -> int:
         """Import the blocks of a lease; returns how many tokens are in the cells now."""
         assert sequence.seq_id is not None
-        blocks = list(lease.run())
-        if not blocks or (self._kind is not StateKind.DIVISIBLE and not lease.is_whole):
+        blocks = self._usable(sequence, lease)
+        if not blocks:
             return 0
-        tail, logits = b"", blocks[-1].logits
+        tail, logits, end = b"", blocks[-1].logits, blocks[-1].head
+        length = end.start + end.num_tokens
         if self._kind is not StateKind.DIVISIBLE:
-            state = blocks.pop()
-            tail, length = bytes(state.payload), state.head.start + state.head.num_tokens
-        else:
-            length = blocks[-1].head.start + blocks[-1].head.num_tokens
+            tail = bytes(blocks.pop().payload)
         ranges = [
             Range(one.head.start, one.head.start + one.head.num_tokens, one.payload)
             for one in blocks
@@ -189,6 +188,19 @@ class Restoring:
             self._backend.seq_rm(sequence.seq_id)
             return 0
 
+    def _usable(self, sequence: Sequence, lease: Lease) -> list[Block]:
+        """What came of a lease, as far as it is good for anything without the rest."""
+        blocks = list(lease.run())
+        if self._kind is not StateKind.DIVISIBLE:
+            return blocks if lease.is_whole else []
+        most, grid = self._most(sequence), self._scheduler.seats.cuts.grid
+        while blocks:
+            end = blocks[-1].head.start + blocks[-1].head.num_tokens
+            if end <= most and end % grid == 0:
+                break
+            blocks.pop()
+        return blocks
+
     def _with_logits(self, sequence: Sequence, length: int, logits: memoryview) -> int:
         """Where every token came, what follows the last one is stored, or it goes again."""
         assert sequence.seq_id is not None
@@ -197,7 +209,10 @@ class Restoring:
         if logits.nbytes:
             self._backend.set_logits(sequence.seq_id, np.frombuffer(logits, np.float32))
             return length
-        return length - 1 if self._backend.seq_rm(sequence.seq_id, length - 1) else 0
+        if self._backend.seq_rm(sequence.seq_id, length - 1):
+            return length - 1
+        self._backend.seq_rm(sequence.seq_id)
+        return 0
 
     def _account(self, sequence: Sequence, lease: Lease, length: int) -> None:
         """Say which tier each restored token came from."""

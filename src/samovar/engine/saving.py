@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from samovar.cache.block import ROWS, STATE, Block, Place, make_block
-from samovar.cache.keys import ROOT, TOKEN_BYTES, pack_tokens
+from samovar.cache.keys import ROOT, TOKEN_BYTES, block_key, pack_tokens
 from samovar.cache.node import Node
 from samovar.cache.store import Scope
 from samovar.config import SaveMoment
@@ -80,7 +80,10 @@ class Saving:
             return
         computed, grown = sequence.num_computed, sequence.num_computed - sequence.num_saved
         if computed < sequence.num_prompt:
-            is_due = grown >= self._config.checkpoint_tokens or computed == sequence.branches_at
+            is_due = grown >= self._config.checkpoint_tokens or computed in (
+                sequence.branches_at,
+                self._last_whole(sequence),
+            )
             if self._needs_state and is_due:
                 self.save(sequence, "cold")
         elif computed == sequence.num_prompt:
@@ -100,7 +103,12 @@ class Saving:
         grid = self._scheduler.seats.cuts.grid
         if grid == 1:
             return sequence.num_computed
-        return min(sequence.num_computed, max(0, sequence.num_prompt - 1)) // grid * grid
+        return min(sequence.num_computed // grid * grid, self._last_whole(sequence))
+
+    def _last_whole(self, sequence: Sequence) -> int:
+        """Where the whole chunks of a prompt end, where every bit counts; else its end."""
+        grid = self._scheduler.seats.cuts.grid
+        return sequence.num_prompt if grid == 1 else max(0, sequence.num_prompt - 1) // grid * grid
 
     def _offer(self, sequence: Sequence, length: int) -> int:
         """Offer the first tokens of a sequence; returns how many blocks were taken."""
@@ -110,14 +118,16 @@ class Saving:
         bounds = _bounds(start, length, self._config.block_size)
         self._placing.apply_adapters(sequence.adapters)
         taken = 0
-        for block in self._blocks(sequence, scope, path, bounds):
+        blocks = self._blocks(sequence, scope, path, bounds)
+        for block in blocks:
             if not self._store.offer(block, self._seconds(block)):
                 return taken  # those behind it would hang on nothing
             taken += 1
             self._store.counters.saved_tokens += block.head.num_tokens
             self._store.counters.saved_bytes += block.nbytes
         if self._needs_state and length == sequence.num_computed:
-            state = self._state(sequence, scope, length)
+            place = _place_of(blocks[-1]) if blocks else _place_in(path, scope, tokens)
+            state = self._state(sequence, place)
             if state is not None and self._store.offer(state, self._seconds(state)):
                 taken += 1
                 self._store.counters.saved_bytes += state.nbytes
@@ -151,18 +161,14 @@ class Saving:
             return [Range(start, end, memoryview(b"")) for start, end in bounds]
         return self._backend.export_ranges(sequence.seq_id, bounds)
 
-    def _state(self, sequence: Sequence, scope: Scope, length: int) -> Block | None:
-        """What else there is to the state at the end of the sequence; None: it is kept already."""
+    def _state(self, sequence: Sequence, rows: Place) -> Block | None:
+        """What else there is to the state where these rows end; None: it is kept already."""
         assert sequence.seq_id is not None
-        match = self._store.match(scope, sequence.tokens[:length])
-        last = match.path[-1] if match.path else None
-        if last is None or last.end != length or (last.state and last.state.tiers):
+        key = block_key(rows.namespace, rows.parent, rows.tokens)
+        if self._store.index.get(key, STATE) is not None:
             return None
-        parent = ROOT if last.parent is None else last.parent.key
-        start = last.end - last.num_tokens
-        place = Place(scope.digest, parent, start, pack_tokens(sequence.tokens[start:length]))
         tail = memoryview(self._backend.export_tail(sequence.seq_id))
-        return make_block(STATE, place, tail, self._logits(sequence))
+        return make_block(STATE, rows, tail, self._logits(sequence))
 
     def _logits(self, sequence: Sequence) -> memoryview | None:
         assert sequence.seq_id is not None
@@ -175,6 +181,18 @@ class Saving:
         head = block.head
         count = head.num_tokens if head.kind == ROWS else head.start + head.num_tokens
         return count * (self._costs.prefill_seconds or 0.0)
+
+
+def _place_of(block: Block) -> Place:
+    head = block.head
+    return Place(head.namespace, head.parent, head.start, head.tokens)
+
+
+def _place_in(path: tuple[Node, ...], scope: Scope, tokens: list[int]) -> Place:
+    """Where the last block of a path is that ends where the tokens do."""
+    last, parent = path[-1], path[-1].parent
+    assert parent is not None  # only the root has none, and it is in no path
+    return Place(scope.digest, parent.key, last.start, pack_tokens(tokens[last.start :]))
 
 
 def _bounds(start: int, end: int, size: int) -> list[tuple[int, int]]:

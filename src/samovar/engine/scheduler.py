@@ -77,6 +77,7 @@ class Scheduler:
         else:
             seat = self._seat(sequence)
             keeps = keeps_cells and (seat.session is not None or not self.seats.is_pool)
+            keeps = keeps and sequence.num_computed > 0  # those that it waited for are reserved
             seat.leave(keep=keeps)
             self.seats.touch(seat)
             self._is_crowded = False
@@ -163,7 +164,8 @@ class Scheduler:
         assert sequence.seq_id is not None
         sequence.run(length, now)
         if self.seats.ledger is not None:
-            self.seats.ledger.cut(sequence.seq_id, length)
+            self.seats.ledger.cut(sequence.seq_id, 0)  # a second try may bring more than the first
+            self.seats.ledger.grow(sequence.seq_id, length)
 
     def room_for(self, sequence: Sequence) -> int | None:
         """The id to which all cells of a waiting sequence can be brought; None: there is no room.
