@@ -15,12 +15,14 @@ from functools import lru_cache
 from typing import Any
 
 from samovar.engine.engine import Engine, EngineOptions
+from samovar.engine.scopes import Cache
 from samovar.engine.sequence import Adapters, Phase
 from samovar.engine.sequence import Sequence as Choice
 from samovar.errors import NativeError
 from samovar.native.interface import Aborted, Backend, NoRoom, Row, StateKind, Stepped
 from samovar.native.weightless import BOS, EOS, WeightlessBackend, WeightlessSampler
 from samovar.types import Event, Failed, Finished, GenerateRequest, SamplingParams, TextDelta
+from tests.engine.cached import check_cache, check_the_end_of
 
 MOST_STEPS = 5000
 """More than any test here needs: an engine that has not finished by then never will."""
@@ -212,10 +214,12 @@ class Trial:
         backend: Backend | None = None,
         options: EngineOptions | None = None,
         cost: Cost = lambda rows, backend: 0.01,  # noqa: ARG005
+        cache: Cache | None = None,
     ) -> None:
         self.backend: Any = backend or WeightlessBackend()
         self.clock = Clock()
-        self.engine = Engine(self.backend, options, self.clock)
+        self.cache = cache
+        self.engine = Engine(self.backend, options, self.clock, cache)
         self.is_deterministic = bool(options and options.is_deterministic)
         self.answers: dict[str, Answer] = {}
         self.calls: list[list[Row]] = []
@@ -320,12 +324,13 @@ class Trial:
     def check(self) -> None:
         """Cells, places, counts."""
         scheduler = self.engine.scheduler
-        waiting, running = set(scheduler.waiting), scheduler.running
-        assert len(running) == len(set(running)), "a sequence has two seats"
-        assert not waiting & set(running), "a sequence is in two places"
-        self._known.update(waiting, running)
+        waiting, running, seated = set(scheduler.waiting), scheduler.running, scheduler.seated
+        assert len(seated) == len(set(seated)), "a sequence has two seats"
+        assert not waiting & set(seated), "a sequence is in two places"
+        self._known.update(waiting, seated)
         for one in self._known:
             self._check_sequence(one, is_waiting=one in waiting, is_running=one in running)
+            assert (one.phase is Phase.RESTORING) == (one in seated and one not in running)
         self._known = {one for one in self._known if one.phase is not Phase.FINISHED}
         for seat in scheduler.seats:
             held = self.backend.tokens(seat.seq_id)
@@ -335,12 +340,14 @@ class Trial:
                 assert seat.holder.seq_id == seat.seq_id
         assert not scheduler.seats.emptied, "cells were given up and not removed"
         self._check_ledger()
+        if self.cache is not None:
+            check_cache(self.engine, self.cache)
 
     def _check_sequence(self, one: Choice, *, is_waiting: bool, is_running: bool) -> None:
         assert (one.phase is Phase.WAITING) == is_waiting
         assert (one.phase is Phase.RUNNING) == is_running
         assert one.num_computed <= one.num_tokens <= one.limit
-        assert one.phase is not Phase.WAITING or one.num_computed == 0
+        assert one.phase in (Phase.RUNNING, Phase.FINISHED) or one.num_computed == 0
         end = self.answers[one.request_id].end
         assert end is None or one.phase is Phase.FINISHED, "it goes on after its end"
         if isinstance(one.sampler, WeightlessSampler) and one.phase is not Phase.FINISHED:
@@ -352,10 +359,16 @@ class Trial:
         ledger = self.engine.scheduler.seats.ledger
         if ledger is None:
             return
-        if isinstance(self.backend, WeightlessBackend):  # llama.cpp does not tell
-            assert ledger.num_used == self.num_cells_used(), "the ledger counts otherwise"
+        reserved = 0
         for seat in self.engine.scheduler.seats:
-            assert ledger.length(seat.seq_id) == seat.num_cells
+            if seat.holder is not None and seat.holder.phase is Phase.RESTORING:
+                assert ledger.own(seat.seq_id) == ledger.length(seat.seq_id) > seat.num_cells
+                reserved += ledger.length(seat.seq_id)
+            else:
+                assert ledger.length(seat.seq_id) == seat.num_cells
+        if isinstance(self.backend, WeightlessBackend):  # llama.cpp does not tell
+            used = self.num_cells_used() + reserved
+            assert ledger.num_used == used, "the ledger counts otherwise"
 
     def num_cells_used(self) -> int:
         """Cells of the pool that the backend counts as used."""
@@ -366,13 +379,15 @@ class Trial:
         scheduler = self.engine.scheduler
         assert self.engine.is_idle
         assert not len(scheduler.waiting)
-        assert not scheduler.running
+        assert not scheduler.seated
         assert not scheduler.schedule().rows
         assert not self._known, "a sequence did not finish"
         assert all(answer.end is not None for answer in self.answers.values())
         if scheduler.seats.is_pool:
             kept = {seat.seq_id for seat in scheduler.seats if seat.session is not None}
             assert all(not seat.num_cells for seat in scheduler.seats if seat.seq_id not in kept)
+        if self.cache is not None:
+            check_the_end_of(self.cache.store)
 
     def describe(self) -> str:
         """Where everybody is, for the message of a failed test."""
