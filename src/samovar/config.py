@@ -87,3 +87,30 @@ def _check_cache(config: CacheConfig) -> None:
         raise InvalidRequest("continued_tokens and checkpoint_tokens must be positive")
     if not 0 <= config.checkpoint_share <= 1:
         raise InvalidRequest("checkpoint_share must be between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How one model is loaded and served. Zero or None leaves a value to model and machine.
+
+    What is wrong with a value is found out where it is used, and is the answer to loading.
+    """
+
+    context_length: int = 0
+    """Tokens of the longest sequence."""
+    num_sequences: int = 4
+    kv_layout: Literal["auto", "lanes", "pool"] = "auto"
+    batch_size: int = 512
+    threads: int = 0
+    gpu_layers: int = -1
+    use_mmap: bool = True
+    use_mlock: bool = False
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    type_k: str = "f16"
+    type_v: str = "f16"
+    decode_seconds: float = 30.0
+    """Deadline of one decode call."""
+    max_waiting: int = 256
+    is_deterministic: bool = False
+    adapters: tuple[tuple[str, str], ...] = ()
+    """LoRA files to load at once: (name, path)."""

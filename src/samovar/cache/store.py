@@ -414,6 +414,19 @@ class BlockStore:
             files.close()
         return is_done
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Bytes, blocks and budget of each tier."""
+        budgets = {Tier.MEMORY: self.memory_bytes}
+        budgets |= {tier: files.budget for tier, files in self._files.items()}
+        return {
+            tier.name.lower(): {
+                "bytes": self.index.bytes_of(tier),
+                "blocks": self.index.count_of(tier),
+                "budget": budget,
+            }
+            for tier, budget in budgets.items()
+        }
+
     def check(self) -> list[str]:
         """What contradicts itself between index and memory; empty: nothing. For tests."""
         problems = self.index.check()

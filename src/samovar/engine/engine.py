@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samovar.engine.adapters import Adapters
 from samovar.engine.batch import Batch, Broken
@@ -126,6 +126,17 @@ class Engine:
         if request.sampling.grammar is not None:
             self.backend.compile_grammar(request.sampling.grammar)
 
+    def tokenized(self, request: GenerateRequest) -> GenerateRequest:
+        """The request with the ids of its text; from any thread, before `submit`.
+
+        Tokenizing a long text would hold up everyone's next step. Raises what is wrong with the
+        text, which `submit` would report as well.
+        """
+        if isinstance(request.prompt, tuple):
+            return request
+        tokens = self._intake.tokenize(request)
+        return replace(request, prompt=tuple(tokens)) if tokens else request
+
     def submit(self, request: Request) -> None:
         """Take a request in. What is wrong with it comes back as its Failed event.
 
@@ -178,6 +189,10 @@ class Engine:
             raise InvalidRequest(f"requests use the adapter {name}; unload it when they are done")
         self._placing.forget_adapter(name)
         self.backend.unload_adapter(self._adapters.pop(name))
+
+    def adapters(self) -> list[str]:
+        """The names of the adapters that are loaded."""
+        return sorted(self._adapters)
 
     def _accept(
         self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()

@@ -73,6 +73,10 @@ class Intake:
         self._sessions.begin(request)
         return running
 
+    def tokenize(self, request: GenerateRequest) -> list[int]:
+        """The ids of a request's own prompt. From any thread. Raises as `accept` does for it."""
+        return self._prompts.tokens(request, self._scheduler.limits.context_length)
+
     def retry_after(self, sequences: List[Sequence]) -> float:
         """Seconds until the work of these is done, as far as its speed is known."""
         prefill = sum(one.num_remaining for one in sequences)

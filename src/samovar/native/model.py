@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class ModelOptions:
     """Repacked and AMX weights; None: if the probe of the library says that they work here."""
     check_memory: bool = True
     """Refuse what does not fit into the memory that is free now."""
+    on_progress: Callable[[float], None] | None = None
+    """Told how much of the weights is loaded, 0 to 1, on the thread that loads. Must not raise."""
 
     def __post_init__(self) -> None:
         if self.split_mode not in _SPLIT_MODES:
@@ -158,11 +161,21 @@ def _load(path: Path, options: ModelOptions) -> Handle:
     split = _tensor_split(options.tensor_split)
     if split is not None:
         params.tensor_split = split
+    told = options.on_progress
+    # Kept until the call returns: nobody else holds it, and llama.cpp calls it.
+    callback = ll.llama_progress_callback(lambda share, _: told is None or _tell(told, share))
+    params.progress_callback = callback
     with library.captured_errors() as lines:
         pointer = ll.llama_model_load_from_file(bytes(path), params)
     if not pointer:
         raise LoadFailed(f"llama.cpp could not load {path.name}: {library.explain(lines)}")
     return Handle(pointer, ll.llama_model_free, "model", borrowed=split)
+
+
+def _tell(told: Callable[[float], None], share: float) -> bool:
+    """Loading goes on, whatever comes of telling."""
+    told(min(1.0, max(0.0, share)))
+    return True
 
 
 def _load_mode(options: ModelOptions) -> int:

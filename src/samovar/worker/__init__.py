@@ -1,0 +1,1 @@
+"""Runs one model: a process that may die without taking anyone along."""

@@ -1,0 +1,132 @@
+"""From what a runtime wants to an engine that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from samovar import gguf
+from samovar.cache.opening import namespace_of, open_store
+from samovar.cache.store import BlockStore
+from samovar.chat.family import template_family
+from samovar.chat.prompt import request_renderer
+from samovar.chat.renderer import Renderer
+from samovar.chat.specials import Specials
+from samovar.config import CacheConfig, WorkerConfig
+from samovar.engine.engine import Engine, EngineOptions
+from samovar.engine.layout import plan
+from samovar.engine.scopes import Cache
+from samovar.native.context import ContextOptions
+from samovar.native.interface import Backend, StateKind
+from samovar.native.llama import LlamaBackend
+from samovar.native.model import ModelOptions
+
+
+@dataclass(slots=True)
+class Served:
+    """A model with everything that belongs to it."""
+
+    backend: Backend
+    engine: Engine
+    store: BlockStore | None
+    renderer: Renderer | None
+    description: str
+
+    def close(self) -> bool:
+        """Free everything, saving first. False: not all was saved."""
+        is_saved = True if self.store is None else self.store.close()
+        if self.renderer is not None:
+            self.renderer.close()
+        self.backend.close()
+        return is_saved
+
+
+Loader = Callable[[str, WorkerConfig, CacheConfig | None, Callable[[float], None]], Served]
+"""What `load` is; a worker may be given another one."""
+
+
+def load(
+    path: str,
+    config: WorkerConfig,
+    cache: CacheConfig | None,
+    on_progress: Callable[[float], None],
+) -> Served:
+    """Load a model. Raises a SamovarError that says what is wrong and what to do."""
+    backend = _open_llama(path, config, on_progress)
+    try:
+        renderer = _renderer(backend)
+    except BaseException:
+        backend.close()
+        raise
+    return assemble(backend, renderer, backend.model.description, config, cache)
+
+
+def assemble(
+    backend: Backend,
+    renderer: Renderer | None,
+    description: str,
+    config: WorkerConfig,
+    cache: CacheConfig | None,
+) -> Served:
+    """An engine and its cache on a backend, which is closed if that fails."""
+    store = None
+    try:
+        if cache is not None and not cache.is_off and backend.state_kind is not StateKind.NONE:
+            fields, weights = backend.describe_state(), backend.weights_paths
+            alike = config.is_deterministic
+            store = open_store(namespace_of(fields, weights, cache, is_deterministic=alike), cache)
+        options = EngineOptions(config.max_waiting, config.is_deterministic)
+        opened = None if store is None or cache is None else Cache(store, cache)
+        engine = Engine(backend, options, cache=opened)
+        for name, file in config.adapters:
+            engine.load_adapter(name, file)
+    except BaseException:
+        if store is not None:
+            store.close()
+        if renderer is not None:
+            renderer.close()
+        backend.close()
+        raise
+    return Served(backend, engine, store, renderer, description)
+
+
+def _open_llama(
+    path: str, config: WorkerConfig, on_progress: Callable[[float], None]
+) -> LlamaBackend:
+    header = gguf.read_header(Path(path))
+    gguf.check(header)
+    wanted = ContextOptions(
+        context_length=config.context_length,
+        num_sequences=config.num_sequences,
+        batch_size=max(config.batch_size, config.num_sequences),
+        micro_batch_size=min(512, config.batch_size),
+        threads=config.threads,
+        flash_attention=config.flash_attention,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        decode_seconds=config.decode_seconds,
+    )
+    model = ModelOptions(
+        gpu_layers=config.gpu_layers,
+        use_mmap=config.use_mmap,
+        use_mlock=config.use_mlock,
+        on_progress=on_progress,
+    )
+    return LlamaBackend.open(path, model=model, context=plan(header, wanted, config.kv_layout))
+
+
+def _renderer(backend: LlamaBackend) -> Renderer | None:
+    """What renders this model's conversations; None: the file has no template."""
+    source = backend.model.chat_template
+    if source is None or template_family(source) is None:  # a blank one is none
+        return None
+    vocabulary = backend.vocabulary
+    bos, eos = vocabulary.bos, vocabulary.eos
+    renderer = Renderer(
+        source,
+        bos_token="" if bos is None else vocabulary.text(bos),
+        eos_token="" if eos is None else vocabulary.text(eos),
+    )
+    backend.use_renderer(request_renderer(renderer, Specials(vocabulary.control_texts)))
+    return renderer
