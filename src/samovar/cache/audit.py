@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable
 
 from samovar.cache.block import ROWS, STATE
-from samovar.cache.keys import Key
 from samovar.cache.node import ALL, TIERS, Node
 from samovar.cache.queue import Queue
+from samovar.cache.tree import Tree
 
 
-def audit(root: Node, nodes: Sequence[Node], queues: Sequence[Queue], pins: Set[Key]) -> list[str]:
-    """One line for each contradiction. `nodes` are all but the root."""
+def audit(tree: Tree) -> list[str]:
+    """One line for each contradiction."""
+    nodes = list(tree.all())
     below: dict[Node, Counter[int]] = defaultdict(Counter)
     held: Counter[Node] = Counter()
     for node in nodes:
@@ -21,15 +22,15 @@ def audit(root: Node, nodes: Sequence[Node], queues: Sequence[Queue], pins: Set[
         below[node.parent].update([ALL, *(tier for tier in TIERS if node.tiers & tier.bit)])
         held[node.parent] += bool(node.holds)
     found: list[str] = []
-    for node in (root, *nodes):
-        holds = node.leases + held[node] + (bool(node.tiers) and node.key in pins)
+    for node in (tree.root, *nodes):
+        holds = node.leases + held[node] + (bool(node.tiers) and node.key in tree.pins)
         if node.holds != holds:
             found.append(f"{node} says it is held {node.holds} times, not {holds}")
         if node.below != tuple(below[node][where] for where in range(ALL + 1)):
             found.append(f"{node} counts its children wrong: {node.below}")
     for node in nodes:
         found += _place(node, below)
-    for queue in queues:
+    for queue in tree.queues:
         found += _queue(queue, nodes)
     return found
 

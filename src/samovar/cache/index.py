@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from samovar.cache import policy
 from samovar.cache.audit import audit
-from samovar.cache.block import ROWS, STATE
-from samovar.cache.keys import ROOT, TOKEN_BYTES, Key, block_key, pack_tokens
-from samovar.cache.node import ALL, TIERS, About, Copies, Copy, Node, Shared, Tier
-from samovar.cache.queue import Queue
+from samovar.cache.block import ROWS
+from samovar.cache.keys import TOKEN_BYTES, Key, block_key, pack_tokens
+from samovar.cache.node import TIERS, About, Copy, Node, Tier
+from samovar.cache.tree import Tree
 
 __all__ = ["About", "Copy", "Index", "Match", "Node", "Tier"]
 
@@ -54,16 +54,11 @@ class Index:
 
     def __init__(self, half_life: float = policy.HALF_LIFE) -> None:
         self._half_life = half_life
-        self._root = Node(ROOT, ROWS, 0)
-        self._rows: dict[Key, Node] = {}
-        self._queues = tuple(Queue(tier) for tier in TIERS)
-        self._pins: set[Key] = set()
-        self._counts: Shared[tuple[int, ...]] = Shared()
-        self._copies: Shared[Copies] = Shared()
+        self._tree = Tree()
 
     def __len__(self) -> int:
         """Blocks of rows that are known, placeholders included."""
-        return len(self._rows)
+        return len(self._tree.rows)
 
     # What exists
 
@@ -84,39 +79,33 @@ class Index:
         sizes. Raises ValueError if it contradicts what is known of its neighbours: then its name
         lies, and the index is as before.
         """
-        node = self._node(about)
-        is_new = not node.tiers
-        self._change(node, tier, Copy(nbytes, logits_bytes), seconds)
-        if is_new:
+        node = self._tree.node(about)
+        if not node.tiers:
             self._warm(node, now)
-        self._settle(node)
+        self._tree.change(node, tier, Copy(nbytes, logits_bytes), seconds)
         return node
 
     def discard(self, node: Node, tier: Tier) -> None:
         """There is no copy in this tier any more (if there was one)."""
         if node.tiers & tier.bit:
-            self._change(node, tier, None)
-            self._settle(node)
+            self._tree.change(node, tier, None)
 
     def get(self, key: Key, kind: str = ROWS) -> Node | None:
         """The block of that name, if it is in a tier."""
-        node = self._rows.get(key)
-        if node is not None and kind == STATE:
-            node = node.state
-        return node if node is not None and node.tiers else None
+        return self._tree.get(key, kind)
 
     def nodes(self, tier: Tier | None = None) -> Iterator[Node]:
         """The blocks in a tier, or in any; parents are not always before their children."""
         mask = sum(t.bit for t in TIERS) if tier is None else tier.bit
-        return (node for node in self._all() if node.tiers & mask)
+        return (node for node in self._tree.all() if node.tiers & mask)
 
     def bytes_of(self, tier: Tier) -> int:
         """How many bytes the blocks in a tier take."""
-        return self._queues[tier].nbytes
+        return self._tree.queues[tier].nbytes
 
     def count_of(self, tier: Tier) -> int:
         """How many blocks are in a tier."""
-        return self._queues[tier].count
+        return self._tree.queues[tier].count
 
     # What a prompt begins with
 
@@ -132,8 +121,8 @@ class Index:
         """
         data = tokens if isinstance(tokens, bytes) else pack_tokens(tokens)
         total = len(data) // TOKEN_BYTES
-        best, best_state, best_score = self._root, None, (0, 0)
-        waiting: list[tuple[Node, Node | None]] = [(self._root, None)]
+        best, best_state, best_score = self._tree.root, None, (0, 0)
+        waiting: list[tuple[Node, Node | None]] = [(self._tree.root, None)]
         broken: set[Node] = set()
         while waiting:
             node, state = waiting.pop()
@@ -147,7 +136,7 @@ class Index:
                 if stop > total:
                     break
                 piece = data[node.end * TOKEN_BYTES : stop * TOKEN_BYTES]
-                child = self._rows.get(block_key(namespace, node.key, piece))
+                child = self._tree.rows.get(block_key(namespace, node.key, piece))
                 if child is not None and child.tiers:
                     waiting.append((child, state))
                 elif child is not None:
@@ -166,7 +155,7 @@ class Index:
             raise ValueError("a block that is in no tier cannot be leased")
         for node in nodes:
             node.leases += 1
-            self._hold(node)
+            self._tree.hold(node)
 
     def release(self, nodes: Iterable[Node]) -> None:
         """Give leased blocks back. Raises ValueError at one that is not leased."""
@@ -174,25 +163,25 @@ class Index:
             if not node.leases:
                 raise ValueError("a block that is not leased cannot be released")
             node.leases -= 1
-            self._let_go(node)
+            self._tree.let_go(node)
 
     def pin(self, key: Key) -> None:
         """Keep the rows and the state of this name, and what they hang on, whenever they exist."""
-        if key not in self._pins:
-            self._pins.add(key)
-            for node in self._named(key):
-                self._hold(node)
+        if key not in self._tree.pins:
+            self._tree.pins.add(key)
+            for node in self._tree.named(key):
+                self._tree.hold(node)
 
     def unpin(self, key: Key) -> None:
         """They may go again."""
-        if key in self._pins:
-            self._pins.discard(key)
-            for node in self._named(key):
-                self._let_go(node)
+        if key in self._tree.pins:
+            self._tree.pins.discard(key)
+            for node in self._tree.named(key):
+                self._tree.let_go(node)
 
     def pins(self) -> frozenset[Key]:
         """The names that are pinned, of blocks that exist or not."""
-        return frozenset(self._pins)
+        return frozenset(self._tree.pins)
 
     # What it is worth
 
@@ -226,13 +215,13 @@ class Index:
         Names that are not known are ignored, impossible numbers make a block cold.
         """
         for key, (heat, when) in heats.items():
-            for node in self._named(key):
+            for node in self._tree.named(key):
                 level = policy.level_of(heat, min(when, now), self._half_life)
                 node.rank = level + node.density
         for node in sorted(self.nodes(), key=lambda node: (node.end, node.kind), reverse=True):
             if node.parent is not None and node.parent.tiers:
                 node.parent.rank = max(node.parent.rank, node.rank)
-        for queue in self._queues:
+        for queue in self._tree.queues:
             queue.rebuild()
 
     def victims(self, tier: Tier, need_bytes: int) -> list[Node]:
@@ -241,136 +230,11 @@ class Index:
         Children come before their parents, apart from that those of least worth first. Nothing
         changes by asking: call `discard` for each when its copy is gone.
         """
-        return self._queues[tier].victims(need_bytes)
+        return self._tree.queues[tier].victims(need_bytes)
 
     def check(self) -> list[str]:
         """What contradicts itself in here; visits everything."""
-        return audit(self._root, list(self._all()), self._queues, self._pins)
-
-    # The tree
-
-    def _all(self) -> Iterator[Node]:
-        for node in list(self._rows.values()):
-            yield node
-            if node.state is not None:
-                yield node.state
-
-    def _named(self, key: Key) -> list[Node]:
-        """What is in a tier under that name."""
-        return [node for kind in (ROWS, STATE) if (node := self.get(key, kind)) is not None]
-
-    def _node(self, about: About) -> Node:
-        """The node that this is, with its parent. Raises ValueError if it cannot be."""
-        rows = self._rows.get(about.key)
-        if rows is None or rows.parent is None:
-            rows = self._attached(rows, about)
-        elif (rows.parent.key, rows.end, rows.num_tokens) != (
-            about.parent,
-            about.start + about.num_tokens,
-            about.num_tokens,
-        ):
-            raise ValueError("another block of this name has another place")
-        if about.kind == ROWS:
-            return rows
-        if rows.state is None:
-            rows.state = Node(rows.key, STATE, rows.end)
-            rows.state.num_tokens = rows.num_tokens
-            self._hang(rows.state, rows)
-        return rows.state
-
-    def _attached(self, rows: Node | None, about: About) -> Node:
-        """A node of rows behind its parent: a new one, or what was a placeholder till now."""
-        parent = self._root if about.parent == ROOT else self._rows.get(about.parent)
-        end = about.start + about.num_tokens
-        if (
-            about.num_tokens < 1
-            or about.key == ROOT
-            or (about.start == 0) != (parent is self._root)
-        ):
-            raise ValueError("a block begins where another ends, and is not empty")
-        if (parent is not None and parent.end != about.start) or (rows and rows.end != end):
-            raise ValueError("a block does not begin where the one before it ends")
-        if parent is None:
-            parent = self._rows[about.parent] = Node(about.parent, ROWS, about.start)
-        if rows is None:
-            rows = self._rows[about.key] = Node(about.key, ROWS, end)
-        rows.num_tokens = about.num_tokens
-        if about.num_tokens not in parent.lengths:
-            parent.lengths = self._counts(tuple(sorted((*parent.lengths, about.num_tokens))))
-        self._hang(rows, parent)
-        return rows
-
-    def _hang(self, node: Node, parent: Node) -> None:
-        node.parent = parent
-        self._count(parent, ALL, 1)
-        if node.holds:
-            self._hold(parent)
-
-    def _change(self, node: Node, tier: Tier, copy: Copy | None, seconds: float = 0.0) -> None:
-        """Set what is in a tier, and everything that is counted of it."""
-        queue, before = self._queues[tier], node.copies[tier]
-        level, rank, was_somewhere = node.level, node.rank, bool(node.tiers)
-        node.copies = self._copies((*node.copies[:tier], copy, *node.copies[tier + 1 :]))
-        node.tiers = node.tiers | tier.bit if copy is not None else node.tiers & ~tier.bit
-        node.seconds = seconds or node.seconds or policy.SECONDS_PER_TOKEN * node.num_tokens
-        node.rank = level + node.density
-        if node.rank < rank:
-            for other in self._queues:
-                other.lowered(node)
-        more = (copy is not None) - (before is not None)
-        queue.count += more
-        queue.nbytes += (copy.nbytes if copy else 0) - (before.nbytes if before else 0)
-        if more and node.parent is not None:
-            self._count(node.parent, tier, more)
-            if more < 0:
-                self._settle(node.parent)
-        if was_somewhere != bool(node.tiers) and node.key in self._pins:
-            (self._let_go if was_somewhere else self._hold)(node)
-
-    def _count(self, parent: Node, where: int, more: int) -> None:
-        below = parent.below
-        parent.below = self._counts((*below[:where], below[where] + more, *below[where + 1 :]))
-
-    def _settle(self, node: Node) -> None:
-        """Forget it if nothing needs it, or let the queues have it if it may go."""
-        while not (node.tiers or node.holds or node.below[ALL]) and node is not self._root:
-            parent = node.parent
-            self._forget(node)
-            if parent is None:
-                return
-            node = parent
-        for queue in self._queues:
-            queue.offer(node)
-
-    def _forget(self, node: Node) -> None:
-        parent = node.parent
-        if node.kind == ROWS:
-            del self._rows[node.key]
-        elif parent is not None:
-            parent.state = None
-        if parent is not None:
-            self._count(parent, ALL, -1)
-            if not parent.below[ALL]:
-                parent.lengths = ()
-
-    def _hold(self, node: Node) -> None:
-        """One reason more to stay; the first one holds what it hangs on, too."""
-        above: Node | None = node
-        while above is not None:
-            above.holds += 1
-            if above.holds > 1:
-                return
-            above = above.parent
-
-    def _let_go(self, node: Node) -> None:
-        above: Node | None = node
-        while above is not None:
-            parent = above.parent
-            above.holds -= 1
-            if above.holds:
-                return
-            self._settle(above)
-            above = parent
+        return audit(self._tree)
 
     def _warm(self, node: Node, now: float, weight: float = 1.0) -> None:
         density = node.density
