@@ -28,7 +28,8 @@ def reason(
         return "evicted"
     if any(_reach(store, other, tokens) > end for other in _others(store, scope)):
         return "other_adapters"
-    return "other_tokens" if match.seen_children else "new"
+    # What begins at the root is everybody's, and says nothing of this scope.
+    return "other_tokens" if match.path and match.seen_children else "new"
 
 
 def _others(store: BlockStore, scope: Scope) -> list[Scope]:

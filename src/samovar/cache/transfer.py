@@ -269,13 +269,13 @@ class Transfer:
 
     def _parted(self, tier: Tier, blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
         """Those that can be written, and those that hang on what an earlier group was refused."""
-        wanted, orphans = [], []
+        wanted, orphans, here = [], [], set[Key]()
         for block in blocks:
-            if (tier, block.above) in self._refused:
+            if (tier, block.above) in self._refused and block.above not in here:
                 orphans.append(block)
-                self._refused[tier, block.head.key] = None
             else:
                 wanted.append(block)
+                here.add(block.head.key)
         return wanted, orphans
 
     def _remember(self, tier: Tier, published: Published) -> None:
