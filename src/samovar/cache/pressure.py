@@ -133,7 +133,9 @@ NO_ADVICE = Advice()
 
 
 class Pressure:
-    """Samples the machine and remembers what was short. One thread owns it.
+    """Samples the machine and remembers what was short.
+
+    One thread may take samples while another asks for advice: they share nothing that changes.
 
     `shm` and `disk` are the roots of those tiers, existing or not; None: there is no such tier.
     `sources` are accounts of somebody else: a GPU's memory, a quota. `root` is where the machine's
