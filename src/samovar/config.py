@@ -114,3 +114,29 @@ class WorkerConfig:
     is_deterministic: bool = False
     adapters: tuple[tuple[str, str], ...] = ()
     """LoRA files to load at once: (name, path)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """How workers are started, watched and started again."""
+
+    ping_seconds: float = 1.0
+    """Between two heartbeats."""
+    stuck_seconds: float = 90.0
+    """A step that takes longer hangs: three deadlines of a decode call. Also of no heartbeat."""
+    boot_seconds: float = 3600.0
+    """Longest loading without any progress: weights on a slow disk take long."""
+    restarts: int = 5
+    """Most restarts of a worker within `restart_window`; then its requests fail."""
+    restart_window: float = 120.0
+    first_backoff: float = 0.1
+    """Seconds before the first restart; each one more within the window doubles it."""
+    most_backoff: float = 10.0
+    stop_seconds: float = 30.0
+    """How long requests that run may take to finish when a model is unloaded."""
+    max_models: int = 4
+    """Models that are loaded at once; the longest idle goes for a new one."""
+    keep_alive_seconds: float | None = 300.0
+    """How long an idle model stays loaded; None: for ever."""
+    command: tuple[str, ...] = ()
+    """What a worker is started with, before the number of its socket; (): this Python's own."""

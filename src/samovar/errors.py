@@ -13,6 +13,7 @@
     │   ├── Overloaded                overloaded
     │   ├── DecodeTimeout             decode_timeout
     │   ├── DeadlineExceeded          deadline_exceeded
+    │   ├── WorkerLost                worker_lost
     │   ├── SessionBusy               session_busy
     │   └── SessionReset              session_reset
     ├── ModelError                this file cannot be served here
@@ -114,6 +115,12 @@ class DeadlineExceeded(Unavailable):
     """A request was not finished in the time it was given."""
 
     code = "deadline_exceeded"
+
+
+class WorkerLost(Unavailable):
+    """The process of the model died, and what it was doing cannot be taken up again."""
+
+    code = "worker_lost"
 
 
 class SessionBusy(Unavailable):

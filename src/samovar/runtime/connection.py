@@ -1,0 +1,106 @@
+"""The runtime's end of a worker's socket: never blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+from samovar.errors import Overloaded
+from samovar.ipc import messages as ipc
+from samovar.ipc.channel import BrokenFrame, Frames, frame, receive
+
+MAX_UNSENT = 2**28  # bytes: a worker that reads nothing is stuck, and is found out by its heartbeat
+
+OnReport = Callable[[ipc.Report, list[int]], None]
+
+
+class Connection:
+    """Sends commands and hands reports on, in order, until the other end is gone."""
+
+    def __init__(
+        self, sock: socket.socket, on_report: OnReport, on_closed: Callable[[], None]
+    ) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._on_report = on_report
+        self._on_closed = on_closed
+        self._frames = Frames()
+        self._unsent = bytearray()
+        self._is_closed = False
+        self._received = 0
+        self._loop.add_reader(sock, self._read)
+
+    def send(self, command: ipc.Command) -> None:
+        """Send a command. Nothing happens when the other end is gone: that is found out anyway.
+
+        Raises Overloaded when the worker does not read what it is sent.
+        """
+        if self._is_closed:
+            return
+        data = frame(ipc.ENCODER.encode(command))
+        if len(self._unsent) + len(data) > MAX_UNSENT:
+            raise Overloaded("the worker takes nothing in; try again later")
+        was_empty = not self._unsent
+        self._unsent += data
+        if was_empty:
+            self._write()
+
+    def drain(self) -> None:
+        """Hand on what has arrived and was not read yet: the other end is gone."""
+        while not self._is_closed:
+            before = self._received
+            self._read()
+            if self._received == before:
+                return
+
+    def close(self) -> None:
+        """End it. Idempotent; nothing is reported any more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._frames.close()
+            self._sock.close()
+
+    def _read(self) -> None:
+        try:
+            data, fds = receive(self._sock)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self._end()
+            return
+        self._received += len(data)
+        try:
+            for message, taken in self._frames.feed(data, fds):
+                report = ipc.REPORTS.decode(message)
+                self._on_report(report, taken)
+                for fd in taken:
+                    os.close(fd)
+        except (BrokenFrame, ValueError):
+            self._end()
+
+    def _write(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._unsent.clear()
+            self._loop.remove_writer(self._sock)
+            return  # the reader sees the end
+        del self._unsent[:sent]
+        if self._unsent:
+            self._loop.add_writer(self._sock, self._write)
+        else:
+            self._loop.remove_writer(self._sock)
+
+    def _end(self) -> None:
+        if not self._is_closed:
+            self.close()
+            self._on_closed()

@@ -1,0 +1,178 @@
+"""The only door to models: load, generate, ask, unload.
+
+    generate(name, request) ──> an async iterator of events, the last of which is terminal
+
+Which models stay loaded: as many as `max_models`, each until it was idle for `keep_alive_seconds`.
+One more takes the place of the longest idle; a busy one is never taken away. A model that does not
+fit beside the others is tried again without the idle ones, the longest idle first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from samovar import models
+from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
+from samovar.errors import InvalidRequest, ModelNotFound, OutOfMemory, Overloaded, SamovarError
+from samovar.ipc import messages as ipc
+from samovar.ipc.requests import Request
+from samovar.runtime.resident import Resident
+from samovar.runtime.supervisor import Spec
+from samovar.types import Event, Failed
+
+_LOOK_SECONDS = 1.0  # between two looks for models that were idle long enough
+
+
+class Runtime:
+    """Models and their workers. For one event loop; `close` it, or use it as a context manager."""
+
+    def __init__(self, config: RuntimeConfig | None = None) -> None:
+        self._config = config or RuntimeConfig()
+        self._residents: dict[str, Resident] = {}
+        self._loading = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Runtime:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ---- models -------------------------------------------------------------------------------
+
+    async def load(
+        self,
+        name: str,
+        path: str | None = None,
+        worker: WorkerConfig | None = None,
+        cache: CacheConfig | None = None,
+    ) -> ipc.Ready:
+        """Load a model under a name; nothing happens if it is there.
+
+        `path` is a GGUF file or a built-in name; None: the name is. `cache` None: without one.
+        Raises ModelNotFound, LoadFailed and its kinds, OutOfMemory with the numbers, Overloaded
+        when every model that is loaded is busy.
+        """
+        async with self._loading:
+            there = self._residents.get(name)
+            if there is not None and there.is_up and there.ready is not None:
+                return there.ready
+            if there is not None:
+                await self._drop(name)
+            where = path or name
+            built_in = models.path_of(where)
+            spec = Spec(str(built_in or where), worker or WorkerConfig(), cache)
+            await self._make_place()
+            ready = await self._load(name, spec)
+        if self._keeper is None and self._config.keep_alive_seconds is not None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        return ready
+
+    async def unload(self, name: str, seconds: float | None = None) -> None:
+        """Free a model, after what runs has finished or the time is up. Raises ModelNotFound."""
+        self._resident(name)
+        await self._drop(name, seconds)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Every loaded model by name."""
+        return {name: one.status() for name, one in self._residents.items()}
+
+    async def close(self) -> None:
+        """Unload everything."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        await asyncio.gather(*(self._drop(name) for name in list(self._residents)))
+
+    async def _load(self, name: str, spec: Spec) -> ipc.Ready:
+        while True:
+            resident = Resident(spec, self._config)
+            self._residents[name] = resident
+            try:
+                return await resident.load()
+            except OutOfMemory:
+                del self._residents[name]
+                idle = self._longest_idle()
+                if idle is None:
+                    raise
+                await self._drop(idle)
+            except BaseException:
+                self._residents.pop(name, None)
+                await resident.unload(0)
+                raise
+
+    async def _make_place(self) -> None:
+        while len(self._residents) >= self._config.max_models:
+            idle = self._longest_idle()
+            if idle is None:
+                raise Overloaded(
+                    f"{len(self._residents)} models are loaded and all of them are busy; try again"
+                    " later, or allow more (max_models)"
+                )
+            await self._drop(idle)
+
+    def _longest_idle(self) -> str | None:
+        idle = {name: one for name, one in self._residents.items() if one.is_idle}
+        return min(idle, key=lambda name: idle[name].last_used, default=None)
+
+    async def _drop(self, name: str, seconds: float | None = None) -> None:
+        resident = self._residents.pop(name, None)
+        if resident is not None:
+            await resident.unload(seconds)
+
+    async def _keep(self) -> None:
+        """Free what nobody has used for long."""
+        patience = self._config.keep_alive_seconds
+        assert patience is not None
+        while True:
+            await asyncio.sleep(min(_LOOK_SECONDS, patience))
+            now = asyncio.get_running_loop().time()
+            for name, one in list(self._residents.items()):
+                if one.is_idle and one.ready is not None and now - one.last_used > patience:
+                    await self._drop(name)
+
+    def _resident(self, name: str) -> Resident:
+        resident = self._residents.get(name)
+        if resident is None:
+            raise ModelNotFound(f"no model named {name} is loaded")
+        return resident
+
+    # ---- requests -----------------------------------------------------------------------------
+
+    async def generate(self, name: str, request: Request) -> AsyncIterator[Event]:
+        """Serve a request; the last event is terminal, and there is exactly one.
+
+        What is wrong with the request is its Failed event. Leaving early cancels it. Raises
+        ModelNotFound, and InvalidRequest for an id that is in use.
+        """
+        resident = self._resident(name)
+        try:
+            ticket = resident.submit(request)
+        except InvalidRequest:
+            raise
+        except SamovarError as error:
+            yield Failed(request.request_id, error.code, str(error), error.retryable)
+            return
+        try:
+            while True:
+                event = await ticket.events.get()
+                yield event
+                if ticket.is_over and ticket.events.empty():
+                    return
+        finally:
+            resident.cancel(ticket)
+
+    def cancel(self, name: str, request_id: str) -> None:
+        """End a request; its terminal event comes with the next step. Unknown ones are ignored."""
+        resident = self._residents.get(name)
+        if resident is not None:
+            resident.cancel_id(request_id)
+
+    async def ask(self, name: str, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
+        """Ask a model something that is answered once (see worker.operations)."""
+        return await self._resident(name).ask(operation, **arguments)

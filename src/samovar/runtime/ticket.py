@@ -1,0 +1,112 @@
+"""A request as the runtime keeps it: what was asked, what came out, who waits for more."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field, replace
+
+from samovar.ipc.requests import Request
+from samovar.types import (
+    Choice,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+
+_PROOF = 2  # tokens beyond where its worker died, after which a request is not what killed it
+_LEAST_SECONDS = 0.001
+SEEDS = 2**64
+
+
+def with_seed(request: Request) -> Request:
+    """The request with a seed: what is taken up again must draw as it did."""
+    if isinstance(request, GenerateRequest) and request.sampling.seed is None:
+        return replace(request, sampling=replace(request.sampling, seed=secrets.randbits(64)))
+    return request
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request from when it is taken until its one terminal event.
+
+    `events` holds what came out and was not fetched yet; it ends with the terminal event.
+    """
+
+    request: Request
+    began: float
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    generated: list[list[int]] = field(default_factory=list)
+    """By choice: the ids that came out."""
+    crashes: int = 0
+    """Workers that died while they computed it, of something that may have been its fault."""
+    died_at: int = 0
+    """Tokens that had come out when the last one did."""
+    is_sent: bool = False
+    """A worker has it."""
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request, GenerateRequest):
+            self.generated = [list(one) for one in self.request.generated]
+            self.generated += [[] for _ in range(self.request.choices - len(self.generated))]
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens that came out, of all choices."""
+        return sum(map(len, self.generated))
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what killed a worker."""
+        return self.crashes > 0 and not self.is_over and not self.is_proven
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has got past where a worker died with it."""
+        return self.num_generated >= self.died_at + _PROOF
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another worker can take it up: not where it leans on what only one had."""
+        return not (isinstance(self.request, GenerateRequest) and self.request.continues)
+
+    def take(self, event: Event) -> None:
+        """Something came out."""
+        if self.is_over:
+            return
+        if isinstance(event, (TextDelta, ReasoningDelta, ToolCallDelta)):
+            self.generated[event.choice] += event.tokens
+        else:
+            self.is_over = True
+        self.events.put_nowait(event)
+
+    def fail(self, code: str, message: str, *, retryable: bool) -> None:
+        """End it."""
+        self.take(Failed(self.request.request_id, code, message, retryable))
+
+    def end_cancelled(self) -> None:
+        """End it as cancelled, where no worker has it that could say so."""
+        request = self.request
+        if not isinstance(request, GenerateRequest):
+            self.fail("cancelled", "the request was cancelled", retryable=False)
+            return
+        seed = request.sampling.seed or 0
+        choices = tuple(Choice("cancelled", (seed + i) % SEEDS) for i in range(request.choices))
+        self.take(Finished(request.request_id, choices, Usage(0, self.num_generated)))
+
+    def again(self, now: float) -> Request:
+        """The request for another worker: behind what came out, in the time that is left."""
+        request = self.request
+        if request.timeout_seconds is not None:
+            left = request.timeout_seconds - (now - self.began)
+            request = replace(request, timeout_seconds=max(_LEAST_SECONDS, left))
+        if isinstance(request, GenerateRequest) and self.num_generated:
+            said = tuple(tuple(one) for one in self.generated)
+            request = replace(request, generated=said)
+        return request
