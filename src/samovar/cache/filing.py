@@ -1,10 +1,10 @@
 """What is being written to the file tiers, and what goes for it.
 
-A block that goes for others is named when the write is asked for, and goes only as far as room
-lacks when it is carried out: what other processes did in between is known only then. Until that
-it is held, so that it is not chosen twice.
+What goes for a block is named when the write is asked for, and goes only as far as room lacks when
+it is carried out: what other processes did in between is known only then. From then on nobody
+counts on it; what could stay after all is put back.
 
-Nothing is written that hangs on what is not there or is about to go: nobody would find it.
+Nothing is written that hangs on what is not there: nobody would find it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from samovar.cache.block import ROWS, STATE, Block
 from samovar.cache.files import FileTier
-from samovar.cache.index import Index
 from samovar.cache.keys import ROOT, Key
 from samovar.cache.memory import MemoryTier
 from samovar.cache.names import Name
-from samovar.cache.node import Node, Tier
+from samovar.cache.node import About, Copy, Node, Tier
+from samovar.cache.records import Records
 from samovar.cache.transfer import Transfer, WriteDone
 
 _PAGE = 4096
@@ -37,15 +37,27 @@ class _Written(NamedTuple):
     """The rows on which it hangs."""
 
 
+class _Doomed(NamedTuple):
+    """A block that may go for others, as it was known."""
+
+    about: About
+    copy: Copy
+    level: float
+    seconds: float
+
+
 class Filing:
     """Blocks on their way into the file tiers of one store."""
 
-    def __init__(self, files: Mapping[Tier, FileTier], index: Index, transfer: Transfer) -> None:
+    def __init__(
+        self, files: Mapping[Tier, FileTier], records: Records, transfer: Transfer
+    ) -> None:
         self._files = files
-        self._index = index
+        self._records = records
+        self._index = index = records.index
         self._transfer = transfer
         self._writing: dict[Tier, dict[_Id, _Written]] = defaultdict(dict)
-        self._doomed: dict[Tier, dict[_Id, Node]] = defaultdict(dict)
+        self._doomed: dict[Tier, dict[_Id, _Doomed]] = defaultdict(dict)
         self._besides = {
             tier: one.used_bytes() - index.bytes_of(tier) for tier, one in files.items()
         }
@@ -84,63 +96,57 @@ class Filing:
         name = (block.head.key, block.head.kind)
         if name in self._writing[tier]:
             return True
-        written = _Written(on_disk(block.head.size), block.above)
-        going = sum(
-            copy.nbytes for one in self._doomed[tier].values() if (copy := one.copies[tier])
-        )
-        coming = written.size + sum(one.size for one in self._writing[tier].values())
-        used = self._index.bytes_of(tier) - going + self._besides[tier] + _SLACK
-        self._writing[tier][name] = written
-        victims = self._choose(tier, used + coming - self._files[tier].budget)
-        names = tuple(name_of_node(node, tier) for node in victims)
-        if not self._transfer.write(tier, block, names):
-            for node in victims:
-                self._spare(tier, node)
-            del self._writing[tier][name]
+        if not self._transfer.has_room(block):
             return False
-        return True
+        self._writing[tier][name] = _Written(on_disk(block.head.size), block.above)
+        coming = sum(one.size for one in self._writing[tier].values())
+        used = self._index.bytes_of(tier) + self._besides[tier] + _SLACK
+        victims = self._choose(tier, used + coming - self._files[tier].budget)
+        return self._transfer.write(tier, block, victims)
 
-    def take(self, done: WriteDone) -> list[Node]:
-        """A group was written; returns what went for it, which is still in the index."""
-        tier = done.tier
+    def take(self, done: WriteDone) -> None:
+        """A group was written: what is there now and what went is recorded."""
+        tier, published = done.tier, done.published
         for block in done.blocks:
-            self._writing[tier].pop((block.head.key, block.head.kind), None)
-        gone = {(name.key, name.kind) for name in done.published.evicted}
-        found = []
-        for name in done.victims:
-            node = self._doomed[tier].get((name.key, name.kind))
-            if node is not None:
-                self._spare(tier, node)
-                if (name.key, name.kind) in gone:
-                    found.append(node)
-        return found
-
-    def count(self, tier: Tier, used_bytes: int) -> None:
-        """So many bytes count against a tier's budget, with everything that is recorded now."""
-        self._besides[tier] = max(0, used_bytes - self._index.bytes_of(tier))
+            name = (block.head.key, block.head.kind)
+            self._writing[tier].pop(name, None)
+            self._doomed[tier].pop(name, None)  # it is wanted again
+        for gone in published.evicted:
+            self._doomed[tier].pop((gone.key, gone.kind), None)
+            self._records.gone(tier, gone)
+        for spared in done.spared:
+            doomed = self._doomed[tier].pop((spared.key, spared.kind), None)
+            if doomed is not None:
+                self._records.put_back(tier, *doomed)
+        for entry in published.done:
+            self._records.add_file(tier, *entry)
+        going = sum(one.copy.nbytes for one in self._doomed[tier].values())
+        self._besides[tier] = max(0, done.used_bytes - self._index.bytes_of(tier) - going)
 
     def _stays(self, tier: Tier, key: Key) -> bool:
-        """Whether rows are in a tier and not about to go, or on their way there."""
-        name, node = (key, ROWS), self._index.get(key)
-        if name in self._writing[tier]:
-            return True
-        return node is not None and bool(node.tiers & tier.bit) and name not in self._doomed[tier]
+        """Whether rows are in a tier, or on their way there."""
+        node = self._index.get(key)
+        is_there = node is not None and bool(node.tiers & tier.bit)
+        return is_there or (key, ROWS) in self._writing[tier]
 
-    def _choose(self, tier: Tier, need: int) -> list[Node]:
+    def _choose(self, tier: Tier, need: int) -> tuple[Name, ...]:
+        """What may go for others. It is not in the index any more."""
         if need <= 0:
-            return []
+            return ()
         above = {one.above for one in self._writing[tier].values()}
         needed = [node for key in above if (node := self._index.get(key)) is not None]
         self._index.lease(needed)
         victims = self._index.victims(tier, need)
         self._index.release(needed)
-        self._index.lease(victims)
-        self._doomed[tier].update({(node.key, node.kind): node for node in victims})
-        return victims
-
-    def _spare(self, tier: Tier, node: Node) -> None:
-        del self._doomed[tier][node.key, node.kind]
-        self._index.release([node])
+        names = []
+        for node in victims:
+            name, copy = name_of_node(node, tier), node.copies[tier]
+            assert copy is not None  # it has a name there
+            about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
+            self._doomed[tier][name.key, name.kind] = _Doomed(about, copy, node.level, node.seconds)
+            self._records.drop(node, tier)
+            names.append(name)
+        return tuple(names)
 
 
 def name_of_node(node: Node, tier: Tier) -> Name:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from samovar.cache import policy
 from samovar.cache.block import STATE
 from samovar.cache.checkpoints import Checkpoints
 from samovar.cache.counters import Counters
 from samovar.cache.index import Index
 from samovar.cache.keys import Key
 from samovar.cache.names import Name
-from samovar.cache.node import About, Node, Tier
+from samovar.cache.node import About, Copy, Node, Tier
 from samovar.cache.outcomes import Scan
 
 _MAX_GHOSTS = 65_536  # evicted blocks that are remembered, to be able to say so
@@ -50,6 +51,24 @@ class Records:
         about = About(name.key, name.parent, name.kind, name.start, name.num_tokens)
         return self.add(tier, about, nbytes, logits_bytes=name.logits_bytes)
 
+    def put_back(self, tier: Tier, about: About, copy: Copy, level: float, seconds: float) -> None:
+        """A block is still in a tier, worth what it was when it was dropped (see `Node.level`)."""
+        now, logits_bytes = level * policy.HALF_LIFE, copy.logits_bytes
+        node = self.index.add(
+            tier, about, copy.nbytes, now=now, logits_bytes=logits_bytes, seconds=seconds
+        )
+        if node.kind == STATE:
+            self.checkpoints.add(node, tier, copy.nbytes)
+
+    def gone(self, tier: Tier, name: Name) -> None:
+        """A file had to go from a tier; its block was dropped, unless somebody found it since."""
+        node = self.index.get(name.key, name.kind)
+        if node is not None and node.tiers & tier.bit:
+            self.drop(node, tier)
+        self.counters.evicted_blocks[tier.name.lower()] += 1
+        if node is None or not node.tiers:
+            self._haunt(name.key)
+
     def drop(self, node: Node, tier: Tier) -> None:
         """A block is not in a tier any more, for whatever reason."""
         self.index.discard(node, tier)
@@ -75,10 +94,13 @@ class Records:
 
     def haunt(self, node: Node) -> None:
         """Remember that a block was here."""
-        self._ghosts[node.key] = None
-        if len(self._ghosts) > _MAX_GHOSTS:
-            self._ghosts.popitem(last=False)
+        self._haunt(node.key)
 
     def was_evicted(self, key: Key) -> bool:
         """Whether a block of this key was here and had to go, as far as is remembered."""
         return key in self._ghosts
+
+    def _haunt(self, key: Key) -> None:
+        self._ghosts[key] = None
+        if len(self._ghosts) > _MAX_GHOSTS:
+            self._ghosts.popitem(last=False)

@@ -119,7 +119,7 @@ class BlockStore:
         self._transfer = Transfer(
             self._files, budgets.queue, None if pressure is None else pressure.sample
         )
-        self._filing = Filing(self._files, self.index, self._transfer)
+        self._filing = Filing(self._files, self._records, self._transfer)
         self._scopes: OrderedDict[tuple[object, str], Scope] = OrderedDict()
         self._reading: dict[int, _Reading] = {}
         self._tickets = itertools.count()
@@ -364,11 +364,7 @@ class BlockStore:
 
     def _take_write(self, done: WriteDone) -> None:
         tier, published = done.tier, done.published
-        for node in self._filing.take(done):
-            self._records.evict(node, tier)
-        for name, nbytes in published.done:
-            self._records.add_file(tier, name, nbytes)
-        self._filing.count(tier, done.used_bytes)
+        self._filing.take(done)
         label = tier.name.lower()
         self.counters.written_blocks[label] += len(published.done)
         self.counters.written_bytes[label] += published.written_bytes

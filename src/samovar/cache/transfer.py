@@ -48,8 +48,8 @@ class WriteDone:
     tier: Tier
     blocks: tuple[Block, ...]
     published: Published
-    victims: tuple[Name, ...]
-    """Those that might have been deleted for it; which were, `published.evicted` says."""
+    spared: tuple[Name, ...]
+    """What might have been deleted for it or an earlier one, and now will not be."""
     used_bytes: int
     """What counts against the tier's budget now: more than its blocks."""
 
@@ -99,6 +99,7 @@ class Transfer:
         self._jobs: deque[Callable[[], None]] = deque()
         self._writes: deque[_Write] = deque()
         self._refused: dict[tuple[Tier, Key], None] = {}
+        self._named: dict[Tier, list[Name]] = {}
         self._queued = 0
         self._is_busy = False
         self._is_closing = False
@@ -123,17 +124,22 @@ class Transfer:
     def write(self, tier: Tier, block: Block, victims: tuple[Name, ...] = ()) -> bool:
         """Have a block published, in place of `victims` as far as there is no room for it.
 
-        False: the queue is full, or the tier is not there.
+        What is not needed for it may go for those behind it. False: the queue is full, or the tier
+        is not there.
         """
         if tier not in self._tiers:
             return False
         with self._changed:
-            if self._is_closing or self._queued + block.nbytes > self._queue_bytes:
+            if not self.has_room(block):
                 return False
             self._queued += block.nbytes
             self._writes.append(_Write(tier, block, victims))
             self._changed.notify_all()
         return True
+
+    def has_room(self, block: Block) -> bool:
+        """Whether a block can be written as far as the queue is concerned."""
+        return not self._is_closing and self._queued + block.nbytes <= self._queue_bytes
 
     def do(self, job: Callable[[], None]) -> None:
         """Have something small done on the thread: before the writes, after the reads."""
@@ -254,18 +260,29 @@ class Transfer:
 
     def _write(self, group: list[_Write]) -> None:
         tier, blocks = group[0].tier, tuple(one.block for one in group)
-        victims = tuple(name for one in group for name in one.victims)
+        evict = self._evictable(tier, group)
         published, used = Published([], [Refusal(one, "internal") for one in blocks], [], 0), 0
         try:
             wanted, orphans = self._parted(tier, blocks)
-            published = self._tiers[tier].publish(wanted, evict=victims)
+            published = self._tiers[tier].publish(wanted, evict=evict)
             published.refused.extend(Refusal(one, "parent") for one in orphans)
             used = self._tiers[tier].used_bytes()
         finally:
             self._remember(tier, published)
+            gone = set(published.evicted)
+            left = [name for name in evict if name not in gone]
             with self._changed:
                 self._queued -= sum(one.nbytes for one in blocks)
-            self._done.append(WriteDone(tier, blocks, published, victims, used))
+                if any(one.tier is tier for one in self._writes):
+                    self._named[tier], left = left, []
+            self._done.append(WriteDone(tier, blocks, published, tuple(left), used))
+
+    def _evictable(self, tier: Tier, group: Sequence[_Write]) -> list[Name]:
+        """What may go for a group: first what was not needed for those before it."""
+        named = self._named.pop(tier, [])
+        named += [name for one in group for name in one.victims]
+        wanted = {(one.block.head.key, one.block.head.kind) for one in group}
+        return [name for name in named if (name.key, name.kind) not in wanted]
 
     def _parted(self, tier: Tier, blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
         """Those that can be written, and those that hang on what an earlier group was refused."""
