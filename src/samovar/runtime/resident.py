@@ -132,7 +132,7 @@ class Resident:
         if ticket is not None:
             self.cancel(ticket)
 
-    async def ask(self, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
+    async def ask(self, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask the worker something. Raises what it answers, and WorkerLost if it dies of it."""
         if self._error is not None:
             raise self._error

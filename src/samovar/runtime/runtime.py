@@ -173,6 +173,6 @@ class Runtime:
         if resident is not None:
             resident.cancel_id(request_id)
 
-    async def ask(self, name: str, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
+    async def ask(self, name: str, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask a model something that is answered once (see worker.operations)."""
         return await self._resident(name).ask(operation, **arguments)

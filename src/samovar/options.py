@@ -1,0 +1,78 @@
+"""What can be said when a model is loaded or asked, and the request that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal, TypedDict
+
+from samovar.types import GenerateRequest, Grammar, SamplingParams
+
+Prompt = str | bytes | Sequence[int]
+"""Text, or token ids."""
+
+
+class LoadOptions(TypedDict, total=False):
+    """How to load a model; see WorkerConfig for what each means."""
+
+    context_length: int
+    num_sequences: int
+    kv_layout: Literal["auto", "lanes", "pool"]
+    batch_size: int
+    threads: int
+    gpu_layers: int
+    use_mmap: bool
+    use_mlock: bool
+    flash_attention: Literal["auto", "on", "off"]
+    type_k: str
+    type_v: str
+    decode_seconds: float
+    max_waiting: int
+    is_deterministic: bool
+    adapters: tuple[tuple[str, str], ...]
+
+
+class Options(TypedDict, total=False):
+    """How to answer: fields of GenerateRequest and SamplingParams, which say what each means."""
+
+    sampling: SamplingParams
+    max_tokens: int | None
+    stop: Sequence[str]
+    stop_tokens: Sequence[int]
+    choices: int
+    tenant: str
+    priority: int
+    timeout_seconds: float | None
+    adapters: Sequence[tuple[str, float]]
+    is_stored: bool
+    cache_salt: str | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: dict[int, float]
+    ignore_eos: bool
+    min_tokens: int
+    seed: int | None
+    logprobs: int | None
+    grammar: str | Grammar | None
+
+
+_SAMPLING = frozenset(one.name for one in fields(SamplingParams))
+
+
+def generate_request(
+    request_id: str, prompt: Prompt, options: Options, defaults: Mapping[str, Any]
+) -> GenerateRequest:
+    """The request of a prompt and options. Raises InvalidRequest for values of no sense."""
+    given: dict[str, Any] = {**defaults, **options}
+    sampling = given.pop("sampling", SamplingParams())
+    chosen = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
+    for name, value in given.items():
+        given[name] = tuple(value) if isinstance(value, list) else value
+    text = prompt if isinstance(prompt, (str, bytes)) else tuple(prompt)
+    return GenerateRequest(request_id, text, sampling=replace(sampling, **chosen), **given)
