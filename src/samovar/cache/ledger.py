@@ -35,7 +35,7 @@ PATIENCE = 5.0
 _AGAIN = 0.002  # seconds between two tries; a wait that sleeps would need a thread of its own
 _MAGIC = b"SAMOLED1"
 _RECORD = struct.Struct("<8sQQB7x")
-_SIZE = _RECORD.size + 8
+RECORD_BYTES = _RECORD.size + 8
 
 
 class Locked(Exception):
@@ -48,6 +48,16 @@ class Record(NamedTuple):
     generation: int
     used_bytes: int
     is_clean: bool
+
+
+def parse_record(data: bytes) -> Record | None:
+    """What the contents of the file say; None: nothing that can be trusted."""
+    if len(data) != RECORD_BYTES or data[_RECORD.size :] != xxhash.xxh3_64_digest(
+        data[: _RECORD.size]
+    ):
+        return None
+    magic, generation, used, is_clean = _RECORD.unpack_from(data)
+    return Record(generation, used, bool(is_clean)) if magic == _MAGIC else None
 
 
 class Account:
@@ -105,12 +115,14 @@ class Ledger:
         """
         with self.locked(patience) as found:
             before = found or Record(_unseen_generation(), 0, is_clean=False)
-            was_seen = lists or self._state(before.generation) == self.seen
-            self._write(Record(before.generation + 1, before.used_bytes, is_clean=False))
+            was_seen = before.is_clean and self._state(before.generation) == self.seen
+            # The generation grows at the end: who lists meanwhile must list again.
+            self._write(Record(before.generation, before.used_bytes, is_clean=False))
             account = Account(before.used_bytes)
             if lists or not before.is_clean:
                 self._folder.has_leavings = False
                 account.used_bytes = self._recover()
+                account.has_changed = not before.is_clean
             yield account
             after = Record(
                 before.generation + account.has_changed,
@@ -118,7 +130,7 @@ class Ledger:
                 account.is_sound and not self._folder.has_leavings,
             )
             self._write(after)
-            if was_seen:
+            if lists or was_seen:
                 self.seen = self._state(after.generation)
 
     def peek(self) -> Record | None:
@@ -190,13 +202,9 @@ class Ledger:
     def _read(self) -> Record | None:
         if self._fd is None:
             return None
-        data = bytearray(_SIZE)
-        if self._io.preadv(self._fd, memoryview(data), 0) != _SIZE:
-            return None
-        if data[_RECORD.size :] != xxhash.xxh3_64_digest(bytes(data[: _RECORD.size])):
-            return None
-        magic, generation, used, is_clean = _RECORD.unpack_from(data)
-        return Record(generation, used, bool(is_clean)) if magic == _MAGIC else None
+        data = bytearray(RECORD_BYTES)
+        count = self._io.preadv(self._fd, memoryview(data), 0)
+        return parse_record(bytes(data[:count]))
 
     def _write(self, record: Record) -> None:
         if self._fd is None:

@@ -1,0 +1,131 @@
+"""A process whose children end without warning at every call of the system, one child a call.
+
+    python -m tests.cache.crashing FOLDER OPERATION
+
+Makes FOLDER/PLACE-before and FOLDER/PLACE-after for each call that the operation makes, and prints
+how many there are. In each of them a child carried the operation out until that call. In
+FOLDER/PLACE-survived another process, which had the directory open all the time, went on after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from samovar.cache.block import ROWS, BadBlock
+from samovar.cache.files import FileTier
+from samovar.cache.keys import ROOT
+from samovar.cache.names import name_of
+from tests.cache.directories import (
+    MODEL,
+    Watched,
+    alike,
+    chain,
+    file_of,
+    measured,
+    mixed,
+    names,
+    tier,
+)
+
+CRASHED = 77
+SALTED = MODEL.under(salt="somebody")
+FIRST = mixed(3)
+SECOND = [*chain(3, after=FIRST[2]), alike(FIRST[2], ROWS, 1000, logits=20)]
+BAD = chain(1, seed=8)[0]
+OLD, NEW = {ROOT: (1.0, 2.0)}, {b"n" * 32: (3.0, 4.0)}
+
+
+def evicting(files: FileTier) -> None:
+    """Publish where everything else has to go for it."""
+    files.budget = files.used_bytes() + 4096
+    leaves = [block for block in FIRST if block.head.kind != ROWS]
+    files.publish(SECOND, evict=names(leaves))
+
+
+def reading(files: FileTier) -> None:
+    """Read a bad block, which goes to quarantine."""
+    with contextlib.suppress(BadBlock):
+        files.read(name_of(BAD.head), MODEL.digest)
+
+
+OPERATIONS: dict[str, Callable[[FileTier], object]] = {
+    "publish": lambda files: files.publish(SECOND),
+    "publish and evict": evicting,
+    "delete": lambda files: files.delete(names(FIRST[::-1][:4])),
+    "save usage": lambda files: files.save_usage(NEW),
+    "add scope": lambda files: files.add_scope(SALTED),
+    "read what is bad": reading,
+    "open": lambda files: files.open(),
+    "repair": lambda files: files.repair(files.check(deep=True)),
+}
+
+
+def prepared(root: Path, io: Watched) -> FileTier:
+    """A directory with something of everything in it."""
+    files = tier(root, io=io)
+    files.open()
+    files.publish([*FIRST, BAD])
+    files.save_usage(OLD)
+    file_of(files, BAD).write_bytes(b"bad")
+    return files
+
+
+def carry_out(root: Path, operation: str, end: Callable[[int, str], None]) -> None:
+    """The operation, with a word to `end` before and after each call."""
+    calls = [0]
+    io = Watched()
+    files = prepared(root, io)
+    if operation == "open":
+        (files.path / "tmp" / "leaving").write_bytes(b"some")
+        files.publish([alike(FIRST[2], ROWS, 1000, logits=20)])
+
+    def before(*_: object) -> None:
+        end(calls[0], "before")
+
+    def after(*_: object) -> None:
+        end(calls[0], "after")
+        calls[0] += 1
+
+    io.before, io.after = before, after
+    OPERATIONS[operation](files)
+    end(calls[0], "done")
+
+
+def child(root: Path, operation: str, place: int, moment: str) -> int:
+    """Crash there; returns the exit status."""
+    pid = os.fork()
+    if pid == 0:
+
+        def end(at: int, when: str) -> None:
+            if (at, when) == (place, moment):
+                os._exit(CRASHED)
+
+        carry_out(root, operation, end)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(folder: str, operation: str) -> None:
+    """See above."""
+    ends: list[int] = []
+    carry_out(Path(folder) / "done", operation, lambda at, _: ends.append(at))
+    for place in range(ends[-1]):
+        for moment in ("before", "after"):
+            root = Path(folder) / f"{place}-{moment}"
+            assert child(root, operation, place, moment) == CRASHED
+        survivor = tier(Path(folder) / f"{place}-survived")
+        survivor.open()
+        assert child(survivor.path.parent, operation, place, "after") == CRASHED
+        assert survivor.publish(FIRST[:1]).refused == []
+        assert list((survivor.path / "tmp").iterdir()) == []
+        assert survivor.used_bytes() == measured(survivor.path)
+        survivor.close()
+    print(ends[-1])  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
