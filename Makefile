@@ -1,7 +1,8 @@
 # `make run` and `make test` set up what they need; each works first, alone, from a clean clone.
 # What is needed beforehand: make, Python 3.11 or newer with its venv module, a C++ compiler.
 #
-#   make run          ask the model that comes with the package
+#   make run          a long talk with the model that comes with the package, cold, then in a second
+#                     process warm from disk; PROMPT="..." is what is asked
 #   make test         check the code and run the tests
 #   make test-long    the same tests at full scale
 #   make check        formatting, lint, types, import contracts
@@ -16,7 +17,7 @@
 
 PYTHON ?=
 SCALE ?= ci
-PROMPT ?= Tell me a story about a fox.
+PROMPT ?= What is the capital of France?
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,8 +32,9 @@ MAKEFLAGS += --no-builtin-rules
 .NOTPARALLEL:
 .PHONY: setup run test test-long check bench lock clean llama test-setup
 
+run: export DEMO_PROMPT = $(PROMPT)
 run: setup
-	$(BIN)/samovar run samovar-mini "$(PROMPT)"
+	@$(BIN)/python scripts/demo.py .build/demo "$$DEMO_PROMPT"
 
 test-long: SCALE = full
 test test-long: check
