@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samovar.cache.files import FileTier
 from samovar.cache.gauge import Source
+from samovar.cache.house import House, lodge
 from samovar.cache.keys import Field, Namespace
 from samovar.cache.node import Tier
 from samovar.cache.pressure import Pressure
@@ -50,16 +51,15 @@ def open_store(
 ) -> BlockStore:
     """The cache of a namespace. A tier that cannot be used is left out, and says so.
 
+    Namespaces that nobody used for a while go, and so do those in the way of this one (`house`).
     `sources` are accounts of memory that the machine's own files do not show, such as a GPU's.
     """
     files: dict[Tier, FileTier] = {}
     if config.shm_bytes:
-        files[Tier.SHM] = FileTier(
-            config.shm_directory, namespace, config.shm_bytes, is_durable=False
-        )
+        files[Tier.SHM] = lodge(config.shm_directory, namespace, config.shm_bytes, is_durable=False)
     disk = disk_budget(config)
     if disk:
-        files[Tier.DISK] = FileTier(config.directory, namespace, disk, is_durable=True)
+        files[Tier.DISK] = lodge(config.directory, namespace, disk, is_durable=True)
     budgets = Budgets(memory_budget(config), config.write_queue_bytes, config.checkpoint_share)
     return BlockStore(namespace, files, budgets, _watch(config, files, sources))
 
@@ -86,7 +86,7 @@ def memory_budget(config: CacheConfig) -> int:
 
 
 def disk_budget(config: CacheConfig) -> int:
-    """Bytes of the disk tier; what it has already counts as free."""
+    """Bytes of the disk tier, for all models; what it has already counts as free."""
     if config.disk_bytes is not None:
         return config.disk_bytes
     there = next(
@@ -96,6 +96,7 @@ def disk_budget(config: CacheConfig) -> int:
         free = shutil.disk_usage(there).free
     except OSError:
         return 0
+    free += House(config.directory).used_bytes()
     return min(free // _DISK_PART, _MOST_DISK)
 
 

@@ -7,12 +7,13 @@ import sys
 
 import click
 
-from samovar import __version__
+from samovar.cli.cache import cache
 from samovar.cli.doctor import doctor
 from samovar.cli.embed import embed
 from samovar.cli.info import info
 from samovar.cli.run import run
 from samovar.cli.text import detokenize, tokenize
+from samovar.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +24,7 @@ def samovar(*, verbose: bool) -> None:
     _configure_logging(verbose=verbose)
 
 
-for _command in (run, tokenize, detokenize, embed, info, doctor):
+for _command in (run, tokenize, detokenize, embed, info, cache, doctor):
     samovar.add_command(_command)
 
 

@@ -6,6 +6,7 @@ worker processes only this file changes.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samovar import gguf
+from samovar.cache.house import Directory as Directory
+from samovar.cache.house import House as House
+from samovar.cache.node import Tier
+from samovar.cache.opening import disk_budget as disk_budget
 from samovar.cache.opening import namespace_of, open_store
-from samovar.cache.store import BlockStore
+from samovar.cache.outlook import Needs, outlook
+from samovar.cache.outlook import Outlook as Outlook
+from samovar.cache.store import BlockStore, Scope
 from samovar.chat.family import template_family as template_family
 from samovar.chat.prompt import request_renderer
 from samovar.chat.renderer import Renderer
 from samovar.chat.specials import Specials
 from samovar.config import CacheConfig
 from samovar.engine.engine import Engine
+from samovar.engine.restoring import LEAST_GAIN
 from samovar.engine.scopes import Cache
 from samovar.errors import ContextOverflow, InvalidRequest, from_code
 from samovar.native import library, memory, probe
@@ -40,6 +48,7 @@ from samovar.types import (
 )
 
 _REQUEST = "run"
+_FLUSH_SECONDS = 60.0  # what waits to be written is at most write_queue_bytes
 
 
 @dataclass(slots=True)
@@ -60,6 +69,9 @@ class Served:
     engine: Engine
     store: BlockStore | None
     adapters: tuple[tuple[str, float], ...] = ()
+    config: CacheConfig | None = None
+    files: tuple[tuple[str, float], ...] = ()
+    """Paths of the adapters, with their scales."""
 
 
 @dataclass(slots=True)
@@ -137,7 +149,8 @@ def serve(
         named = [(str(i), path, scale) for i, (path, scale) in enumerate(adapters)]
         for name, path, _ in named:
             engine.load_adapter(name, path)
-        yield Served(backend, engine, store, tuple((name, scale) for name, _, scale in named))
+        names = tuple((name, scale) for name, _, scale in named)
+        yield Served(backend, engine, store, names, config, tuple(adapters))
         engine.close()
     finally:
         if store is not None:
@@ -253,6 +266,82 @@ def _finish(answer: Generation, event: Finished) -> None:
     answer.timings.restore_seconds = timings.restore_seconds
     answer.timings.prefill_seconds = timings.prefill_seconds
     answer.timings.decode_seconds = timings.decode_seconds
+
+
+# ---- the cache ------------------------------------------------------------------------------
+
+
+def look(served: Served, tokens: list[int]) -> Outlook:
+    """What a request with this prompt would find in the cache. Computes nothing, reads no block.
+
+    Raises InvalidRequest where nothing can be cached.
+    """
+    store, config, scope = _kept(served)
+    needs = Needs(served.backend.state_kind is not StateKind.DIVISIBLE, LEAST_GAIN)
+    return outlook(store, scope, tokens, needs, config)
+
+
+def warm(served: Served, tokens: list[int], cancelled: threading.Event) -> Outlook:
+    """Compute a prompt, so that it is in the cache, and durable when this returns.
+
+    Says what it would find there now. Raises what `look` does, and why it cannot be computed.
+    """
+    store, _, _ = _kept(served)
+    engine = served.engine
+    engine.submit(
+        GenerateRequest(_REQUEST, tuple(tokens), adapters=served.adapters, prefill_only=True)
+    )
+    while not engine.is_idle:
+        if cancelled.is_set():
+            engine.cancel(_REQUEST)
+        for event in engine.step():
+            if isinstance(event, Failed) and not cancelled.is_set():
+                raise from_code(event.code, event.message)
+    store.flush(_FLUSH_SECONDS)
+    return look(served, tokens)
+
+
+def pin(served: Served, tokens: list[int]) -> int:
+    """Keep what is cached of a prompt until it is unpinned; returns how many tokens that is."""
+    store, _, scope = _kept(served)
+    needs_state = served.backend.state_kind is not StateKind.DIVISIBLE
+    match = store.match(scope, tokens, needs_state=needs_state)
+    node = match.state if needs_state else match.path[-1] if match.path else None
+    if node is None:
+        return 0
+    store.pin(node.key)
+    store.flush(_FLUSH_SECONDS)
+    return node.end
+
+
+def unpin(served: Served, tokens: list[int]) -> int:
+    """Give the longest pinned beginning of a prompt free; returns how many tokens it has."""
+    store, _, scope = _kept(served)
+    pins = store.index.pins()
+    for node in reversed(store.match(scope, tokens).path):
+        if node.key in pins:
+            store.pin(node.key, is_pinned=False)
+            store.flush(_FLUSH_SECONDS)
+            return node.end
+    return 0
+
+
+def _kept(served: Served) -> tuple[BlockStore, CacheConfig, Scope]:
+    """The cache, how it is set, and the part of it that belongs to the adapters."""
+    store, config = served.store, served.config
+    if store is None or config is None:
+        raise InvalidRequest("this model has no state that could be kept; there is no cache of it")
+    if Tier.DISK in store.refused:
+        raise InvalidRequest(f"{store.refused[Tier.DISK]}; give another --cache-dir")
+    # What other processes computed under other adapters is known by what lies beside it.
+    for others in House(config.directory).adapters(store.namespace):
+        store.scope(others)
+    return store, config, store.scope([(_digest(path), scale) for path, scale in served.files])
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embed(
