@@ -1,20 +1,23 @@
 """Samovar runs GGUF models with llama.cpp and keeps prompts hot.
 
-import samovar
+The shortest program:
 
-with samovar.load("samovar-mini") as model:
-    print(model.complete("Once upon a time", max_tokens=50).text)
+    import samovar
+
+    with samovar.load("samovar-mini") as model:
+        print(model.complete("Once upon a time", max_tokens=50).text)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from samovar.version import __version__
+
 if TYPE_CHECKING:
     from samovar.asyncmodel import AsyncModel
     from samovar.model import Model
 
-__version__ = "0.1.0.dev0"
 
 __all__ = ["AsyncModel", "Model", "__version__", "load"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from samovar import __version__
 from samovar.cli import inprocess
 from samovar.cli.output import print_json, size
+from samovar.version import __version__
 
 
 @click.command()

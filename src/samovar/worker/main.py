@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from samovar import __version__
 from samovar.errors import SamovarError
 from samovar.ipc import messages as ipc
 from samovar.ipc.channel import BrokenFrame, Channel
 from samovar.ipc.requests import Request, unpack_request
 from samovar.types import Embedded, Event, GenerateRequest
+from samovar.version import __version__
 from samovar.worker.loading import Loader, Served, load
 from samovar.worker.loop import EngineLoop
 from samovar.worker.operations import BETWEEN_STEPS, Operations
