@@ -230,7 +230,10 @@ class Scheduler:
         kept = [s for s in self.seats if s.holder is None and s.session is not None]
         if not kept:
             return None
-        min(kept, key=lambda seat: seat.last_used).session = None
+        seat = min(kept, key=lambda seat: seat.last_used)
+        seat.session = None
+        if self.seats.is_pool:
+            self.seats.empty(seat)  # whoever it is for may have to wait for more room
         return self.seats.place(sequence)
 
     # ---- the step -----------------------------------------------------------------------------
