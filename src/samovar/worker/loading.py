@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from samovar import gguf
+from samovar.cache.gauge import Reading, Resource
 from samovar.cache.opening import namespace_of, open_store
 from samovar.cache.store import BlockStore
 from samovar.chat.family import template_family
@@ -18,6 +20,7 @@ from samovar.engine.engine import Engine, EngineOptions
 from samovar.engine.layout import plan
 from samovar.engine.scopes import Cache
 from samovar.native.context import ContextOptions
+from samovar.native.devices import devices
 from samovar.native.interface import Backend, StateKind
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import ModelOptions
@@ -75,7 +78,9 @@ def assemble(
         if cache is not None and not cache.is_off and backend.state_kind is not StateKind.NONE:
             fields, weights = backend.describe_state(), backend.weights_paths
             alike = config.is_deterministic
-            store = open_store(namespace_of(fields, weights, cache, is_deterministic=alike), cache)
+            namespace = namespace_of(fields, weights, cache, is_deterministic=alike)
+            accounts = [partial(_device, index) for index in range(len(devices()))]
+            store = open_store(namespace, cache, accounts)
         options = EngineOptions(config.max_waiting, config.is_deterministic)
         opened = None if store is None or cache is None else Cache(store, cache)
         engine = Engine(backend, options, cache=opened)
@@ -89,6 +94,16 @@ def assemble(
         backend.close()
         raise
     return Served(backend, engine, store, renderer, description)
+
+
+def _device(index: int) -> Reading | None:
+    """An account of a graphics processor's memory, for whoever watches over what runs short."""
+    found = devices()
+    if index >= len(found):
+        return None
+    one = found[index]
+    resource = Resource.MEMORY if one.is_integrated else Resource.DEVICE
+    return Reading(f"device {one.name}", resource, one.free, one.total)
 
 
 def _open_llama(
