@@ -46,6 +46,8 @@ class Resident:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._deaths: deque[float] = deque()
+        self._adapters: dict[str, str] = {}
+        """Those that were loaded since the model was: a new worker gets them as well."""
         self._restart: asyncio.Task[None] | None = None
         self._error: SamovarError | None = None
         self._is_unloading = False
@@ -138,6 +140,14 @@ class Resident:
             raise self._error
         if self._restart is not None:
             await asyncio.wait([self._restart])
+        answer = await self._ask(operation, arguments)
+        if operation == "load_adapter":
+            self._adapters[arguments["name"]] = arguments["path"]
+        elif operation == "unload_adapter":
+            self._adapters.pop(arguments["name"], None)
+        return answer
+
+    async def _ask(self, operation: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         if self._supervisor.phase is not Phase.READY:
             raise WorkerLost("the model's process is not there; try again")
         number = next(self._numbers)
@@ -266,11 +276,16 @@ class Resident:
         await asyncio.sleep(pause)
         try:
             await self._supervisor.start()
+            for name, path in self._adapters.items():
+                await self._ask("load_adapter", {"name": name, "path": path})
+        except WorkerLost:
+            return  # it died again, and that is looked after already
         except SamovarError as error:
             self._give_up(error)
             return
         finally:
-            self._restart = None
+            if self._restart is asyncio.current_task():
+                self._restart = None
         self.num_restarts += 1
         self._send_what_may_go()
 
