@@ -144,7 +144,11 @@ class Node:
     @property
     def nbytes(self) -> int:
         """Bytes of its largest copy; 0 for a placeholder."""
-        return max((copy.nbytes for copy in self.copies if copy is not None), default=0)
+        most = 0
+        for copy in self.copies:  # asked at every hit of every block: a generator costs double
+            if copy is not None and copy.nbytes > most:
+                most = copy.nbytes
+        return most
 
     @property
     def logits_bytes(self) -> int:
@@ -153,7 +157,9 @@ class Node:
 
     @property
     def density(self) -> float:
-        """What a byte of it keeps, see policy."""
+        """What a byte of it keeps, see policy; 0 for a placeholder."""
+        if not self.tiers:
+            return 0.0
         return policy.density(self.seconds, self.nbytes)
 
     @property

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from samovar.cache.node import Node, Tier
 
-_SLACK = 64  # entries out of date that are never worth a clearing
+_SLACK = 64  # entries that are never worth a clearing
 
 
 class Queue:
@@ -23,25 +23,30 @@ class Queue:
         """How many blocks are in the tier."""
         self.nbytes = 0
         """How many bytes they take."""
+        self.bit = tier.bit
+        """The tier in masks."""
         self._heap: list[tuple[float, Node]] = []
+        self._limit = _SLACK
 
     def __len__(self) -> int:
-        """Entries, those out of date included: at most twice the blocks of the tier, and a few."""
+        """Entries, those out of date included: at most twice those that may go, and a few."""
         return len(self._heap)
 
     def may_go(self, node: Node, gone: int = 0) -> bool:
         """Whether it is here, not held, and nothing hangs on it here but `gone` that go first."""
-        here = node.tiers & self.tier.bit and not node.holds
+        here = node.tiers & self.bit and not node.holds
         return bool(here) and node.below[self.tier] <= gone
 
     def offer(self, node: Node) -> None:
         """Take it up if it may go and is not here yet."""
-        if not node.queued & self.tier.bit and self.may_go(node):
+        if not node.queued & self.bit and self.may_go(node):
+            self._make_room()
             self._push(node)
 
     def lowered(self, node: Node) -> None:
         """Its rank is lower than it was."""
-        if node.queued & self.tier.bit:
+        if node.queued & self.bit:
+            self._make_room()
             self._push(node)
 
     def victims(self, need_bytes: int) -> list[Node]:
@@ -55,7 +60,7 @@ class Queue:
         freed = 0
         while freed < need_bytes and self._heap:
             rank, node = heappop(self._heap)
-            node.queued &= ~self.tier.bit
+            node.queued &= ~self.bit
             if node in taken or not self.may_go(node, gone.get(node, 0)):
                 continue
             if node.rank > rank:
@@ -68,7 +73,7 @@ class Queue:
             parent = node.parent
             if parent is not None:
                 gone[parent] = gone.get(parent, 0) + 1
-                if self.may_go(parent, gone[parent]) and not parent.queued & self.tier.bit:
+                if self.may_go(parent, gone[parent]) and not parent.queued & self.bit:
                     self._push(parent)
         for node in chosen:
             self.offer(node)
@@ -82,14 +87,18 @@ class Queue:
         """Drop what is out of date."""
         nodes = {node for _, node in self._heap}
         for node in nodes:
-            node.queued &= ~self.tier.bit
+            node.queued &= ~self.bit
         self._heap = [(node.rank, node) for node in nodes if self.may_go(node)]
         for _, node in self._heap:
-            node.queued |= self.tier.bit
+            node.queued |= self.bit
         heapify(self._heap)
 
     def _push(self, node: Node) -> None:
-        if len(self._heap) > 2 * self.count + _SLACK:
-            self.rebuild()
-        node.queued |= self.tier.bit
+        node.queued |= self.bit
         heappush(self._heap, (node.rank, node))
+
+    def _make_room(self) -> None:
+        # Of a chain that grows, each block was the last one once: without this the heap keeps all.
+        if len(self._heap) >= self._limit:
+            self.rebuild()
+            self._limit = 2 * len(self._heap) + _SLACK

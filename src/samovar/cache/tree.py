@@ -15,6 +15,8 @@ from samovar.cache.keys import ROOT, Key
 from samovar.cache.node import ALL, TIERS, About, Copies, Copy, Node, Shared, Tier
 from samovar.cache.queue import Queue
 
+_FEW = 16  # children: with more of them, hardly another block has the same counts
+
 
 class Tree:
     """Nodes and their links. Its owner is the index."""
@@ -71,7 +73,7 @@ class Tree:
         queue, before = self.queues[tier], node.copies[tier]
         level, rank, was_somewhere = node.level, node.rank, bool(node.tiers)
         node.copies = self._copies((*node.copies[:tier], copy, *node.copies[tier + 1 :]))
-        node.tiers = node.tiers | tier.bit if copy is not None else node.tiers & ~tier.bit
+        node.tiers = node.tiers & ~queue.bit if copy is None else node.tiers | queue.bit
         node.seconds = seconds or node.seconds or policy.SECONDS_PER_TOKEN * node.num_tokens
         node.rank = level + node.density
         if node.rank < rank:
@@ -137,7 +139,8 @@ class Tree:
 
     def _count(self, parent: Node, where: int, more: int) -> None:
         below = parent.below
-        parent.below = self._counts((*below[:where], below[where] + more, *below[where + 1 :]))
+        counts = (*below[:where], below[where] + more, *below[where + 1 :])
+        parent.below = self._counts(counts) if counts[ALL] <= _FEW else counts
 
     def _settle(self, node: Node) -> None:
         """Forget it if nothing needs it, or let the queues have it if it may go."""
@@ -148,7 +151,8 @@ class Tree:
                 return
             node = parent
         for queue in self.queues:
-            queue.offer(node)
+            if node.tiers & queue.bit:
+                queue.offer(node)
 
     def _forget(self, node: Node) -> None:
         parent = node.parent
