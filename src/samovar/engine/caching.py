@@ -8,7 +8,7 @@ The cache knows bytes and the backend knows cells; only here do they meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from samovar.cache.explain import reason
 from samovar.config import SaveMoment
@@ -68,12 +68,11 @@ class Caching:
             self._cache.store.counters.misses += 1
         return False
 
-    def poll(self) -> list[Sequence]:
-        """Take in what the cache has done; returns sequences of which all cells came."""
-        if self._cache is None:
-            return []
-        self._cache.store.poll()
-        return self._restoring.poll()
+    def poll(self) -> Iterator[Sequence]:
+        """Take in what the cache has done; gives each sequence of which all cells have come."""
+        if self._cache is not None:
+            self._cache.store.poll()
+            yield from self._restoring.poll()
 
     def wait(self) -> None:
         """Nothing can be computed: wait for blocks, if any are on their way."""
@@ -108,7 +107,8 @@ class Caching:
         match = store.match(scope, sequence.tokens)
         if self._needs_state and match.length > plan.length:
             # The next one that comes here shall find more.
-            sequence.branches_at = min(match.length, sequence.num_tokens - 1)
+            grid = self._scheduler.seats.cuts.grid
+            sequence.branches_at = min(match.length, sequence.num_tokens - 1) // grid * grid
             if sequence.must_end_at is None and sequence.branches_at > reach:
                 sequence.must_end_at = sequence.branches_at
             self._note(sequence, reach, "no_checkpoint")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from samovar.engine.scheduler import Scheduler
 from samovar.engine.seats import Placement
@@ -49,6 +50,16 @@ class Placing:
         if adapters != self._applied:
             self._backend.apply_adapters([(self._adapters[n], scale) for n, scale in adapters])
             self._applied = adapters
+
+    @contextmanager
+    def under(self, adapters: Adapters) -> Iterator[None]:
+        """Have this set applied for a while, in the midst of a step of another one perhaps."""
+        before = self._applied
+        self.apply_adapters(adapters)
+        try:
+            yield
+        finally:
+            self.apply_adapters(before)
 
     def forget_adapter(self, name: str) -> None:
         """The adapter is about to be unloaded: what was computed under it is of no use."""

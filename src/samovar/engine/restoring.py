@@ -8,7 +8,7 @@ request's failure.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,10 +123,14 @@ class Restoring:
             pending.lease.close()
             self._pending.remove(pending)
 
-    def poll(self) -> list[Sequence]:
-        """Import what has come. Returns the sequences of which nothing is left to compute."""
-        whole = []
+    def poll(self) -> Iterator[Sequence]:
+        """Import what has come. Gives the sequences of which nothing is left to compute.
+
+        One at a time: their logits are forgotten when the next one needs other adapters.
+        """
         for pending in [one for one in self._pending if one.lease.is_complete]:
+            if pending not in self._pending:
+                continue  # another choice of its request has failed, and took it along
             self._pending.remove(pending)
             with pending.lease as lease:
                 length = self._bring(pending.sequence, lease)
@@ -138,8 +142,7 @@ class Restoring:
             if length:
                 self._account(sequence, lease, length)
             if not sequence.num_remaining:
-                whole.append(sequence)
-        return whole
+                yield sequence
 
     # ---- helpers ------------------------------------------------------------------------------
 

@@ -64,7 +64,8 @@ class Saving:
             return
         started = self._now()
         try:
-            saved = self._offer(sequence, length)
+            with self._placing.under(sequence.adapters):
+                saved = self._offer(sequence, length)
         except SamovarError as error:  # what cannot be taken out of the cells is not saved
             logger.warning("a sequence could not be saved: %s", error)
             self._store.counters.dropped_blocks["export"] += 1
@@ -116,7 +117,6 @@ class Saving:
         path = self._store.match(scope, tokens).path
         start = path[-1].end if path else 0
         bounds = _bounds(start, length, self._config.block_size)
-        self._placing.apply_adapters(sequence.adapters)
         taken = 0
         blocks = self._blocks(sequence, scope, path, bounds)
         for block in blocks:
