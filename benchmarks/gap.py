@@ -18,9 +18,20 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import FREE, Report, emptied, opened, prompt, rounded, started, stepped
+from benchmarks.measure import (
+    FREE,
+    Others,
+    Report,
+    emptied,
+    opened,
+    prompt,
+    rounded,
+    started,
+    stepped,
+)
 from samovar.engine.engine import Engine
 from samovar.engine.latency import DECODE_STEPS, LEAST_GAP_SECONDS
 from samovar.native.llama import LlamaBackend
@@ -34,9 +45,20 @@ _LOAD_SECONDS = 120.0  # of a server, until it answers
 _READ_SECONDS = 600.0  # of silence on a stream
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Seconds: the worst gap, the promise, and how long the prompt took; and who else was busy."""
+
+    worst: float
+    promise: float
+    took: float
+    others: float
+
+
 def gap(args: argparse.Namespace) -> Report:
     """Both, in turn, where there are peers."""
-    ours, theirs = [], []
+    ours: list[_Run] = []
+    theirs: list[_Run] = []
     with opened(args, _NUM_SEQUENCES + 1, _CONTEXT) as backend:
         for run in range(args.runs):
             ours.append(_of_samovar(backend, args.prompt, run))
@@ -48,21 +70,22 @@ def gap(args: argparse.Namespace) -> Report:
     return report
 
 
-def _summary(runs: list[tuple[float, float, float]]) -> Report:
+def _summary(runs: list[_Run]) -> Report:
     return {
-        "worst_gap_seconds": rounded(statistics.median(worst for worst, _, _ in runs)),
-        "promise_seconds": rounded(statistics.median(promise for _, promise, _ in runs)),
-        "first_token_of_the_prompt_seconds": rounded(statistics.median(s for _, _, s in runs)),
-        "ratio": round(statistics.median(worst / promise for worst, promise, _ in runs), 3),
-        "ratios": [round(worst / promise, 3) for worst, promise, _ in runs],
+        "worst_gap_seconds": rounded(statistics.median(run.worst for run in runs)),
+        "promise_seconds": rounded(statistics.median(run.promise for run in runs)),
+        "first_token_of_the_prompt_seconds": rounded(statistics.median(run.took for run in runs)),
+        "ratio": round(statistics.median(run.worst / run.promise for run in runs), 3),
+        "ratios": [round(run.worst / run.promise, 3) for run in runs],
+        "cpu_of_others": [round(run.others, 3) for run in runs],
     }
 
 
 # ---- Samovar ------------------------------------------------------------------------------------
 
 
-def _of_samovar(backend: LlamaBackend, length: int, run: int) -> tuple[float, float, float]:
-    """The worst gap, the promise, and how long the prompt took; seconds."""
+def _of_samovar(backend: LlamaBackend, length: int, run: int) -> _Run:
+    others = Others()
     engine = emptied(backend)
     started(engine, _NUM_SEQUENCES)
     for _ in range(_WARM):
@@ -73,7 +96,7 @@ def _of_samovar(backend: LlamaBackend, length: int, run: int) -> tuple[float, fl
     worst = _worst_gap(engine, began)
     took = time.perf_counter() - began
     engine.close()
-    return worst, promise, took
+    return _Run(worst, promise, took, others.share())
 
 
 def _worst_gap(engine: Engine, began: float) -> float:
@@ -134,7 +157,8 @@ class _Stream:
                 raise SystemExit("llama-server fell silent")
 
 
-def _of_server(args: argparse.Namespace, run: int) -> tuple[float, float, float]:
+def _of_server(args: argparse.Namespace, run: int) -> _Run:
+    others = Others()
     with _server(args) as port:
         streams = [_Stream(port, prompt(16, 1000 + number), 4000) for number in range(4)]
         for stream in streams:
@@ -151,7 +175,8 @@ def _of_server(args: argparse.Namespace, run: int) -> tuple[float, float, float]
         for stream in streams:  # the token that came with it, or after it
             stream.wait_for(sum(then <= ended for then in stream.times) + 1)
         worst = max(_longest(stream.times, began, ended) for stream in streams)
-    return worst, max(LEAST_GAP_SECONDS, DECODE_STEPS * step), ended - began
+    promise = max(LEAST_GAP_SECONDS, DECODE_STEPS * step)
+    return _Run(worst, promise, ended - began, others.share())
 
 
 def _longest(times: list[float], began: float, ended: float) -> float:

@@ -27,7 +27,7 @@ from samovar.types import GenerateRequest
 _NUM_SEQUENCES = 15
 _FILLED = 1024  # tokens of each sequence
 _DECODING = 4
-_CHUNKS = (16, 64, 256)
+_CHUNKS = (16, 64, 65, 256)
 
 
 def layouts(args: argparse.Namespace) -> Report:
