@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 LEAST_GAP_SECONDS = 0.2  # the promise for quick models; below it nobody sees a pause
 DECODE_STEPS = 2.5  # the promise for slow ones, in their own decode steps
 FIRST_CHUNK = 32  # nothing measured yet: small enough for any model that is worth waiting for
-LEAST_CHUNK = 8  # a prompt always gets on, even when decoding alone breaks the promise
+LEAST_CHUNK = 3  # a prompt always gets on; at 4,096 tokens of depth 8 took 1b twice the promise
 _MARGIN = 0.8  # of the promise is planned for: the depth grows within a chunk, machines are shared
 _MEMORY = 0.3  # weight of the newest measurement
 _SLOWER = 0.7  # the same, when it is slower than expected: better careful than late
@@ -47,6 +47,14 @@ class StepCosts:
         size = _rounded(rows)
         known = self.decode_seconds
         return known[min(known, key=lambda other: (abs(other - size), other))]
+
+    def row(self, rows: int) -> float:
+        """What one row more costs a step of so many: what they cost beyond the fewest measured."""
+        fewest = min(self.decode_seconds, default=0)
+        size = _rounded(rows)
+        if size <= fewest or not fewest:
+            return self.decode(rows) / rows
+        return max(0.0, self.decode(rows) - self.decode(fewest)) / (size - fewest)
 
     def gap(self, rows: int) -> float:
         """The longest that one of so many decoding sequences shall wait for its next token."""

@@ -47,11 +47,15 @@ class Candidates:
         self.native = ll.llama_token_data_array()
         self.reference = ctypes.byref(self.native)
 
-    def fill(self, logits: np.ndarray) -> None:
-        """All tokens, in order."""
-        self._data["id"] = self._ids
-        self._data["logit"] = logits
-        self._point(self._address, len(self._data), is_sorted=False)
+    def fill(self, logits: np.ndarray, *, only_possible: bool = False) -> None:
+        """All tokens, in order, or all whose logit is not -inf."""
+        ids: np.ndarray = self._ids
+        if only_possible:
+            ids = np.flatnonzero(logits > -np.inf)
+            logits = logits[ids]
+        self._data["id"][: len(ids)] = ids
+        self._data["logit"][: len(ids)] = logits
+        self._point(self._address, len(ids), is_sorted=False)
 
     def live(self) -> np.ndarray:
         """What is left of them: a view with the fields id, logit and p."""
@@ -63,9 +67,12 @@ class Candidates:
     def drop_impossible(self) -> None:
         """Take out what has a logit of -inf: its probability of 0 upsets typical-p (0 * log 0)."""
         rows = self.live()
-        possible = rows[rows["logit"] > -np.inf]
-        self._data[: len(possible)] = possible
-        self._point(self._address, len(possible), is_sorted=False)
+        possible = np.flatnonzero(rows["logit"] > -np.inf)
+        # Field by field: whole records are copied five times as slowly.
+        ids, logits = rows["id"][possible], rows["logit"][possible]
+        self._data["id"][: len(ids)] = ids
+        self._data["logit"][: len(ids)] = logits
+        self._point(self._address, len(ids), is_sorted=False)
 
     def replace(self, rows: np.ndarray) -> None:
         """Keep only `rows`, which are sorted by logit, highest first."""
@@ -114,7 +121,7 @@ class ChainSampler:
         ]
         self._is_argmax = params.temperature <= 0 and not any(c.moves_peak for c in self._chains)
         self._is_argmax = self._is_argmax and params.xtc_probability == 0
-        self._forbids = params.ignore_eos or -np.inf in params.logit_bias.values()
+        self._forbidden = _forbidden(vocabulary, params)
         self.restart_history(tokens)
 
     @property
@@ -194,6 +201,13 @@ class ChainSampler:
         barred[list(self._vocabulary.eog_tokens)] = -np.inf
         return barred
 
+    def _without_forbidden(self, logits: np.ndarray) -> np.ndarray:
+        if not self._forbidden:
+            return logits
+        rest = logits.copy()
+        rest[self._forbidden] = -np.inf
+        return rest
+
     def _allowed(self, matcher: Matcher) -> np.ndarray:
         """What the grammar allows; without the ends while they are barred and there is more."""
         mask = matcher.mask()
@@ -205,6 +219,7 @@ class ChainSampler:
 
     def _pick(self, logits: np.ndarray, position: int, word: int) -> int | None:
         if self._is_argmax:
+            logits = self._without_forbidden(logits)
             token = int(logits.argmax())
             return token if logits[token] > -np.inf else None
         candidates = self._candidates
@@ -223,12 +238,14 @@ class ChainSampler:
     ) -> None:
         """Fill the candidates with `logits` and let every stage but the draw take its part."""
         bias, cutting, shaping = self._chains
-        candidates.fill(logits)
+        drops = bool(self._forbidden) or self._bars_ends or word == philox.PICK_MASKED
+        # The stage of the bias is quick only while all candidates are there, in order.
+        candidates.fill(self._without_forbidden(logits), only_possible=drops and not bias.names)
         bias.apply(candidates)
-        if self._forbids or self._bars_ends or word == philox.PICK_MASKED:
+        if drops and bias.names:
             candidates.drop_impossible()
-            if not candidates.native.size:  # llama.cpp's stages assert that there is something
-                return
+        if not candidates.native.size:  # llama.cpp's stages assert that there is something
+            return
         cutting.apply(candidates)
         if self.params.xtc_probability > 0 and not self.params.mirostat:
             self._exclude_top(candidates, philox.uniform(self.seed, position, word + philox.XTC))
@@ -313,15 +330,19 @@ def _stages(
     return [bias, cutting, _shaping(vocabulary, params)]
 
 
+def _forbidden(vocabulary: Vocabulary, params: SamplingParams) -> list[int]:
+    """Not a matter of the bias stage: without a candidate for them, greedy stays an argmax."""
+    ends = vocabulary.eog_tokens if params.ignore_eos else ()
+    return [*ends, *(token for token, add in params.logit_bias.items() if add == -np.inf)]
+
+
 def _bias(vocabulary: Vocabulary, params: SamplingParams) -> list[tuple[str, int]]:
-    bias = dict(params.logit_bias)
-    for token in bias:
+    for token in params.logit_bias:
         if not 0 <= token < vocabulary.size:
             raise InvalidRequest(
                 f"logit_bias names token {token}; use ids from 0 to {vocabulary.size - 1}"
             )
-    if params.ignore_eos:
-        bias.update(dict.fromkeys(vocabulary.eog_tokens, -np.inf))
+    bias = {token: add for token, add in params.logit_bias.items() if add > -np.inf}
     if not bias:
         return []
     entries = (ll.llama_logit_bias * len(bias))(*bias.items())
