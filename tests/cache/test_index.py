@@ -28,18 +28,14 @@ from tests.conftest import scaled
 
 HALF_LIFE = 10.0
 LONGEST = 3
-PROMPTS: list[Tokens] = [
-    (0, 0, 0, 0, 0, 0, 0),
-    (0, 0, 0, 1, 1, 1, 1),
-    (0, 1, 0, 0, 0),
-    (1, 0),
-]
+PROMPTS: list[Tokens] = [(0, 0, 0, 0, 0), (0, 0, 0, 1), (0, 1, 1), (1, 0)]
 CHAINS = [list(blocks_of(prompt, LONGEST).items()) for prompt in PROMPTS]
 UNIVERSE = sorted(
     {about._replace(kind=kind) for chain in CHAINS for _, about in chain for kind in (ROWS, STATE)}
 )
 NAMES = [(about.key, about.kind) for about in UNIVERSE]
 TIERS = st.sampled_from(Tier)
+NEEDS = st.sampled_from([0, 1, 4097, 1 << 20, 1 << 30])
 COSTS = st.sampled_from([0.0, 0.001, 0.3, 9.0])
 SIZES = st.sampled_from([1, 100, 4096, 1 << 20])
 
@@ -79,11 +75,12 @@ class Machine(RuleBasedStateMachine):
     @rule(tier=TIERS, data=st.data(), nbytes=SIZES, has_state=st.booleans())
     def add_path(self, tier: Tier, data: st.DataObject, nbytes: int, *, has_state: bool) -> None:
         chain = data.draw(st.sampled_from(CHAINS))
-        cut, last = data.draw(st.sampled_from(chain))
+        cut, _ = data.draw(st.sampled_from(chain))
         blocks = [about for other, about in chain if cut[: len(other)] == other]
         if has_state:
-            blocks.append(last._replace(kind=STATE))
-        for about in data.draw(st.permutations(blocks)):
+            blocks.append(data.draw(st.sampled_from(blocks))._replace(kind=STATE))
+        order = data.draw(st.permutations(blocks))
+        for about in order[: data.draw(st.integers(1, len(order)))]:
             self.add(tier, about, nbytes)
 
     @precondition(lambda self: any(self.index.nodes()))
@@ -145,7 +142,7 @@ class Machine(RuleBasedStateMachine):
                 assert not above.tiers or above.rank >= node.rank
                 above = above.parent
 
-    @rule(tier=TIERS, need=st.integers(0, 1 << 22), is_done=st.booleans())
+    @rule(tier=TIERS, need=NEEDS, is_done=st.booleans())
     def victims(self, tier: Tier, need: int, *, is_done: bool) -> None:
         victims = self.index.victims(tier, need)
         gone: set[Name] = set()
@@ -180,18 +177,17 @@ class Machine(RuleBasedStateMachine):
         assert score(path) == max(map(score, paths))
         assert match.length == score(path)[1]
         assert (name_of(match.state) if match.state else None) == self.forest.state_on(path)
+        before = path[-1][0] if path else ROOT
         following = {
-            name: entry
-            for name, entry in self.forest.entries.items()
-            if entry.is_attached
-            and name[1] == ROWS
-            and entry.about.parent == (path[-1][0] if path else ROOT)
+            key: entry
+            for (key, kind), entry in self.forest.entries.items()
+            if kind == ROWS and entry.about.parent == before
         }
-        assert match.seen_children == bool(following)
+        assert match.seen_children == any(entry.is_attached for entry in following.values())
         ours = {about.key for _, about in CHAINS[PROMPTS.index(prompt)]}
-        assert match.is_lost == any(
-            key in ours for key, _ in following if not following[key, ROWS].copies
-        )
+        lost = [entry for key, entry in following.items() if key in ours and not entry.copies]
+        assert not match.is_lost or lost
+        assert match.is_lost or not any(entry.is_attached for entry in lost)
 
     @rule()
     def restart(self) -> None:
