@@ -228,6 +228,8 @@ class Trial:
         """What the next decode calls come to; None: they go well."""
         self.excused: set[str] = set()
         """Requests whose own row, alone in a decode call, was made to fail."""
+        self.has_bad_files = False
+        """Whether somebody harms the files of the cache."""
         self.num_steps = 0
         self._known: set[Choice] = set()
         """Sequences that were seen and have not finished."""
@@ -387,7 +389,7 @@ class Trial:
             kept = {seat.seq_id for seat in scheduler.seats if seat.session is not None}
             assert all(not seat.num_cells for seat in scheduler.seats if seat.seq_id not in kept)
         if self.cache is not None:
-            check_the_end_of(self.cache.store)
+            check_the_end_of(self.cache.store, has_faults=self.has_bad_files)
 
     def describe(self) -> str:
         """Where everybody is, for the message of a failed test."""

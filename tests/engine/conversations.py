@@ -18,7 +18,7 @@ from samovar.engine.sequence import common_prefix
 from samovar.native.interface import StateKind
 from samovar.native.weightless import WeightlessBackend
 from samovar.types import Finished, GenerateRequest
-from tests.engine.builders import KINDS, MOST_STEPS, Model, Trial, block, request
+from tests.engine.builders import FAULTS, KINDS, MOST_STEPS, Fault, Model, Trial, block, request
 from tests.engine.cached import PLENTY, Place, check_chains, place, transfer_of
 from tests.engine.scenarios import judge
 
@@ -73,6 +73,8 @@ class Life:
     waves: tuple[Wave, ...]
     is_crash: bool = False
     """It ends without any closing; what was not written is lost."""
+    faults: tuple[Fault | None, ...] = ()
+    """What its decode calls come to."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class _Play:
         for life in lives:
             trial = self._cast.start(self._where)
             assert trial.cache is not None
+            trial.faults.extend(life.faults)
             for wave in life.waves:
                 self._wave(trial, wave)
             if life.is_crash:
@@ -177,6 +180,18 @@ class _Play:
         check_chains(trial.cache.store)
         for turn, one, before in asked:
             self._judge(trial, turn, one, before)
+        texts = [self._said(trial, one, before) for _, one, before in asked]
+        for at, (_, one, before) in enumerate(asked):
+            others = [
+                text
+                for other, (_, by, _) in enumerate(asked)
+                if other != at and _sees(by) == _sees(one)
+                for text in texts[other]
+            ]
+            self._count(trial, one, before, [*self._computed.get(_sees(one), []), *others])
+        for (_, one, _), said in zip(asked, texts, strict=True):
+            self._computed.setdefault(_sees(one), []).extend(said)
+            self._texts += said
 
     def _step(self, trial: Trial) -> None:
         assert trial.cache is not None
@@ -190,7 +205,7 @@ class _Play:
         if continues:
             assert turn.session is not None
             before = tuple(sessions.tokens(turn.session))
-            continues = len(before) < self._cast.model.room - 80
+            continues = len(before) + turn.fresh[1] < self._cast.model.room - 30
         which, length = turn.fresh
         prompt = block(which, length) if continues else turn.prompt(self._texts)
         if not continues:
@@ -222,25 +237,42 @@ class _Play:
             self._cast.model,
             before=before,
             was_cancelled=turn.cancels is not None,
+            may_break=asked.request_id in trial.excused,
         )
-        assert isinstance(answer.end, Finished), answer.end
+
+    @staticmethod
+    def _said(
+        trial: Trial, asked: GenerateRequest, before: tuple[int, ...]
+    ) -> list[tuple[int, ...]]:
+        """What was computed for a request: its prompt and the answer of each choice."""
         assert isinstance(asked.prompt, tuple)
-        prompt = (*before, *asked.prompt)
-        # Who may see it: the salt, which is the tenant unless it is said.
-        salt = asked.tenant if asked.cache_salt is None else asked.cache_salt
-        computed = self._computed.setdefault((salt, asked.adapters), [])
-        usage = answer.end.usage
-        restored = usage.cached.total - usage.cached.live
-        texts = [(*prompt, *answer.tokens(choice)) for choice in range(asked.choices)]
-        # Of its own text, what it or another of its wave had computed before.
-        most = max((common_prefix(list(prompt), list(one)) for one in computed), default=0)
-        assert restored <= most, "more was restored than anybody of this salt had computed"
-        assert usage.cached.total <= len(prompt)
-        computed += texts
-        self._texts += texts
+        answer = trial.answers[asked.request_id]
+        return [(*before, *asked.prompt, *answer.tokens(choice)) for choice in range(asked.choices)]
+
+    def _count(
+        self,
+        trial: Trial,
+        asked: GenerateRequest,
+        before: tuple[int, ...],
+        computed: list[tuple[int, ...]],
+    ) -> None:
+        """Require that nothing was restored that nobody else who may be seen had computed."""
+        end = trial.answers[asked.request_id].end
+        if not isinstance(end, Finished):
+            return
+        assert isinstance(asked.prompt, tuple)
+        prompt, cached = [*before, *asked.prompt], end.usage.cached
+        most = max((common_prefix(prompt, list(one)) for one in computed), default=0)
+        assert cached.total - cached.live <= most, "more was restored than it may see"
+        assert cached.total <= len(prompt)
         for tier in ("memory", "shm", "disk"):
             found = self.told.restored
-            found[tier] = found.get(tier, 0) + getattr(usage.cached, tier)
+            found[tier] = found.get(tier, 0) + getattr(cached, tier)
+
+
+def _sees(asked: GenerateRequest) -> tuple[str, object]:
+    """Whose computing it may see: that of its salt, which is its tenant unless it is said."""
+    return asked.tenant if asked.cache_salt is None else asked.cache_salt, asked.adapters
 
 
 # ---- drawing them -------------------------------------------------------------------------------
@@ -255,7 +287,7 @@ def turns(draw: st.DrawFn, session: str | None = None) -> Turn:
         base=draw(st.integers(0, 30)),
         keeps=draw(st.sampled_from([1.0, 1.0, 1.0, 0.9, 0.5])),
         changes_at=draw(st.sampled_from([None, None, None, None, 0.7, 0.99])),
-        fresh=(draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 9, 16, 40, 70]))),
+        fresh=(draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 16, 45, 90, 130]))),
         max_tokens=draw(st.sampled_from([1, 3, 10, 30])),
         temperature=draw(st.sampled_from([0.0, 0.0, 0.9])),
         choices=draw(st.sampled_from([1, 1, 1, 2, 3])),
@@ -275,10 +307,12 @@ def turns(draw: st.DrawFn, session: str | None = None) -> Turn:
 def lives(draw: st.DrawFn) -> Life:
     """Up to four waves of up to three turns."""
     waves = []
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 5))):
         names = draw(st.sampled_from([(None,), ("p",), (None, None), ("p", "q", None)]))
         waves.append(tuple(draw(turns(name)) for name in names))
-    return Life(tuple(waves), draw(st.sampled_from([False, False, True])))
+    some = st.sampled_from([None, None, None, *FAULTS])
+    faults = draw(st.sampled_from([(), (), draw(st.lists(some, max_size=30))]))
+    return Life(tuple(waves), draw(st.sampled_from([False, False, True])), tuple(faults))
 
 
 @st.composite
@@ -313,5 +347,5 @@ def casts(draw: st.DrawFn, kinds: Sequence[StateKind] = KINDS) -> Cast:
 @st.composite
 def conversations(draw: st.DrawFn, kinds: Sequence[StateKind] = KINDS) -> Conversation:
     """Up to three lives."""
-    number = draw(st.integers(1, 3))
+    number = draw(st.sampled_from([2, 3, 1]))
     return Conversation(draw(casts(kinds)), tuple(draw(lives()) for _ in range(number)))

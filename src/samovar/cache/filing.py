@@ -114,12 +114,12 @@ class Filing:
         for gone in published.evicted:
             self._doomed[tier].pop((gone.key, gone.kind), None)
             self._records.gone(tier, gone)
-        for spared in done.spared:
-            doomed = self._doomed[tier].pop((spared.key, spared.kind), None)
-            if doomed is not None:
-                self._records.put_back(tier, *doomed)
         for entry in published.done:
             self._records.add_file(tier, *entry)
+        if not self._writing[tier]:
+            self._transfer.spare(tier)
+            for doomed in self._doomed.pop(tier, {}).values():
+                self._records.put_back(tier, *doomed)
         going = sum(one.copy.nbytes for one in self._doomed[tier].values())
         self._besides[tier] = max(0, done.used_bytes - self._index.bytes_of(tier) - going)
 

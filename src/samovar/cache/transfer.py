@@ -48,8 +48,6 @@ class WriteDone:
     tier: Tier
     blocks: tuple[Block, ...]
     published: Published
-    spared: tuple[Name, ...]
-    """What might have been deleted for it or an earlier one, and now will not be."""
     used_bytes: int
     """What counts against the tier's budget now: more than its blocks."""
 
@@ -136,6 +134,10 @@ class Transfer:
             self._writes.append(_Write(tier, block, victims))
             self._changed.notify_all()
         return True
+
+    def spare(self, tier: Tier) -> None:
+        """Nothing is being written to the tier: what might have gone for it stays."""
+        self._named.pop(tier, None)
 
     def has_room(self, block: Block) -> bool:
         """Whether a block can be written as far as the queue is concerned."""
@@ -228,12 +230,15 @@ class Transfer:
 
     def _group(self) -> list[_Write]:
         """Writes to one tier that are published together, in the order in which they came."""
-        taken, size = [self._writes.popleft()], 0
+        taken, others, size = [self._writes.popleft()], list[_Write](), 0
         while self._writes and len(taken) < _GROUP_BLOCKS and size < _GROUP_BYTES:
-            if self._writes[0].tier is not taken[0].tier:
-                break
-            taken.append(self._writes.popleft())
-            size += taken[-1].block.nbytes
+            one = self._writes.popleft()
+            if one.tier is taken[0].tier:
+                taken.append(one)
+                size += one.block.nbytes
+            else:
+                others.append(one)
+        self._writes.extendleft(reversed(others))
         return taken
 
     def _carry_out(self, work: Callable[[], None]) -> None:
@@ -270,12 +275,10 @@ class Transfer:
         finally:
             self._remember(tier, published)
             gone = set(published.evicted)
-            left = [name for name in evict if name not in gone]
+            self._named[tier] = [name for name in evict if name not in gone]
             with self._changed:
                 self._queued -= sum(one.nbytes for one in blocks)
-                if any(one.tier is tier for one in self._writes):
-                    self._named[tier], left = left, []
-            self._done.append(WriteDone(tier, blocks, published, tuple(left), used))
+            self._done.append(WriteDone(tier, blocks, published, used))
 
     def _evictable(self, tier: Tier, group: Sequence[_Write]) -> list[Name]:
         """What may go for a group: first what was not needed for those before it."""

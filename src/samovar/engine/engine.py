@@ -293,6 +293,7 @@ class Engine:
             if sequence.samples:
                 result = self._sampled(sequence)
             self._take(sequence, result, self._now())
+        self._placing.empty()
 
     def _sampled(self, sequence: Sequence) -> Sampled | RowFailed:
         """The next token of a sequence whose logits are there."""
