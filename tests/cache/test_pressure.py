@@ -99,7 +99,8 @@ def test_where_memory_and_its_tmpfs_are_short_the_larger_need_counts() -> None:
 def test_of_several_accounts_the_largest_need_counts() -> None:
     inner, outer = memory(20, 1000), memory(900, 10_000)
     assert told(inner, memory=5000)[Tier.MEMORY] == 5000 - 180
-    assert told(inner, outer, memory=5000)[Tier.MEMORY] == 5000 - 1100
+    for accounts in ((inner, outer), (outer, inner)):
+        assert told(*accounts, memory=5000)[Tier.MEMORY] == 5000 - 1100
 
 
 def test_tiers_that_are_not_there_get_no_advice() -> None:
