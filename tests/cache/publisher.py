@@ -38,8 +38,9 @@ def main(root: str, seed: str, budget: str, groups: str) -> None:
         io.after = measure
     mine: deque[Name] = deque()
     for number in range(int(groups)) if int(groups) else itertools.count():
-        of = "all" if chance.random() < 0.5 else seed
-        blocks = chain(chance.randrange(1, 9), chance.randrange(1, NBYTES), seed=f"{of} {number}")
+        of = f"{'all' if chance.random() < 0.5 else seed} {number}"
+        shape = random.Random(of)
+        blocks = chain(shape.randrange(1, 9), shape.randrange(1, NBYTES), seed=of)
         published = files.publish(blocks, evict=list(mine))
         done = [entry.name for entry in published.done]
         gone = set(published.evicted)

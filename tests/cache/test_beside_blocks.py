@@ -31,7 +31,7 @@ def test_names_say_what_they_were_made_from(name: Name) -> None:
     assert len(str(name)) < 255
 
 
-@given(st.text(max_size=170))
+@given(st.text("0189af.rs\n", max_size=170))
 def test_any_other_text_is_no_name(text: str) -> None:
     name = parse_name(text)
     assert name is None or str(name) == text

@@ -156,7 +156,7 @@ def test_a_block_of_another_namespace_is_none_of_ours(root: Path) -> None:
     shutil.copy(stolen, file_of(files, our))
     shutil.copy(stolen, files.path / "blocks")
     problems = files.check(deep=False)
-    assert sorted(problem.kind for problem in problems) == ["misplaced", "namespace"]
+    assert sorted(problem.kind for problem in problems) == ["misplaced", "namespace", "total"]
     assert cause_of_reading(files, our) == "misplaced"
     with pytest.raises(BadBlock, match="misplaced"):
         read(files, their)
@@ -190,10 +190,7 @@ def damaged(chance: random.Random, data: bytes) -> bytes:
 def test_damage_of_any_kind_is_a_miss_and_is_found(tmpfs: Path) -> None:
     chance, files, blocks = random.Random(5), opened(tmpfs), mixed(3)
     files.publish(blocks)
-    contents = {
-        block.head.key + block.head.kind.encode(): file_of(files, block).read_bytes()
-        for block in blocks
-    }
+    contents = {name_of(block.head): file_of(files, block).read_bytes() for block in blocks}
     changes = 0
     for _ in range(scaled(500, 10_000)):
         block = chance.choice(blocks)
@@ -201,6 +198,7 @@ def test_damage_of_any_kind_is_a_miss_and_is_found(tmpfs: Path) -> None:
         before = contents[name_of(block.head)]
         after = damaged(chance, before)
         path.write_bytes(after)
+        path.chmod(0o600)
         found = files.check(deep=True)
         wheres = [problem.where for problem in found if problem.where != "lock"]
         if after == before:

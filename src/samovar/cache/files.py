@@ -3,7 +3,7 @@
     ROOT/<first 32 hex digits of the namespace>/   0700, as all directories in it; files are 0600
         namespace.json     the namespace, readable
         scopes/HEX.json    the same for each set of adapters and salt whose blocks lie here
-        lock               who may change things, and how many bytes lie here (`ledger`)
+        lock, turn         who may change things, and how many bytes lie here (`ledger`)
         blocks/            a file per block (`names`, `block`); complete from the moment it is seen
         tmp/               what the holder of the lock is writing; anything else in it is a leaving
         quarantine/        files that turned out bad, the last 64
@@ -270,13 +270,21 @@ class FileTier:
         return {}
 
     def save_usage(self, usage: Mapping[Key, tuple[float, float]]) -> bool:
-        """Replace it as a whole; the last process to save wins. False if that failed."""
+        """Replace it as a whole; the last process to save wins.
+
+        False if that failed, or the budget has no room for it.
+        """
         data = pack_usage(usage)
         try:
             with self._ledger.held() as account:
-                room = self.budget - account.used_bytes - self._folder.directory_bytes()
-                if len(data) + PAGE > room + self._weight(TOP, _USAGE):
-                    return False
+                room = self.budget - account.used_bytes - self._folder.directory_bytes() - PAGE
+                if len(data) > room:
+                    # In a full directory the old one goes first: it is only a help.
+                    before = self._weight(TOP, _USAGE)
+                    if len(data) > room + before:
+                        return False
+                    self._io.unlink(_USAGE, at=self._folder.fd(TOP))
+                    account.used_bytes -= before
                 self._replace(account, TOP, _USAGE, data)
         except (Locked, OSError):
             return False

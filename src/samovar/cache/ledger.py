@@ -11,6 +11,11 @@ the lock back from a process that dies. In it stands, little-endian:
         25      7  zeros
         32      8  XXH3-64 of everything before it
 
+An empty file `turn` is locked while one waits for `lock`, and let go with it in hand. So whoever
+has just given the lock back does not get it again before the one that waits, which would otherwise
+look for it in vain: those who want it try again and again, since a wait with a deadline that sleeps
+would need a thread of its own.
+
 Whoever gets the lock and finds 0, or no such record, knows that the last holder died: its
 temporary files are leavings, and the bytes must be counted again. The record is never synced. After
 a power failure it may be an older one, which is why opening a directory always counts.
@@ -28,11 +33,11 @@ import xxhash
 
 from samovar.cache.folder import BLOCKS, TOP, Folder, is_ours
 
-LOCK = "lock"
+LOCK, TURN = "lock", "turn"
 PATIENCE = 5.0
 """Seconds that the lock is waited for: many times what a group takes on a slow disk."""
 
-_AGAIN = 0.002  # seconds between two tries; a wait that sleeps would need a thread of its own
+_AGAIN = 0.002  # seconds between two tries
 _MAGIC = b"SAMOLED1"
 _RECORD = struct.Struct("<8sQQB7x")
 RECORD_BYTES = _RECORD.size + 8
@@ -86,15 +91,16 @@ class Ledger:
         self._io = folder.io
         self._recover = recover
         self._fd: int | None = None
+        self._turn: int | None = None
         self.seen: tuple[int, int] | None = None
         """The state of the directory that its owner knows; see `state`."""
 
     def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
-        if self._fd is not None:
-            with suppress(OSError):
-                self._io.close(self._fd)
-            self._fd = None
+        """Give the descriptors back. Idempotent."""
+        for fd in (self._fd, self._turn):
+            if fd is not None:
+                self._close(fd)
+        self._fd = self._turn = None
 
     @contextmanager
     def locked(self, patience: float = PATIENCE) -> Iterator[Record | None]:
@@ -103,7 +109,7 @@ class Ledger:
         try:
             yield self._read()
         finally:
-            self._unlock()
+            self._fd = self._unlocked(self._fd)
 
     @contextmanager
     def held(self, *, patience: float = PATIENCE, lists: bool = False) -> Iterator[Account]:
@@ -137,7 +143,7 @@ class Ledger:
         """The record as it stands, without the lock. None if there is none to be had."""
         try:
             if self._fd is None:
-                self._fd = self._opened()
+                self._fd = self._opened(LOCK)
             return self._read()
         except OSError:
             return None
@@ -157,33 +163,49 @@ class Ledger:
 
     def _lock(self, patience: float) -> None:
         end = self._io.now() + patience
-        while True:
-            if self._fd is None:
-                self._fd = self._opened()
-            if self._io.try_lock(self._fd):
+        if self._turn is None:
+            self._turn = self._opened(TURN)
+        self._wait(self._turn, end)
+        try:
+            while True:
+                if self._fd is None:
+                    self._fd = self._opened(LOCK)
+                self._wait(self._fd, end)
                 if self._is_current(self._fd):
                     return
                 # Someone removed the file: a lock on it excludes nobody.
-                self.close()
-            elif self._io.now() >= end:
+                self._close(self._fd)
+                self._fd = None
+        finally:
+            self._turn = self._unlocked(self._turn)
+
+    def _wait(self, fd: int, end: float) -> None:
+        while not self._io.try_lock(fd):
+            if self._io.now() >= end:
                 raise Locked
-            else:
-                self._io.pause(_AGAIN)
+            self._io.pause(_AGAIN)
 
-    def _unlock(self) -> None:
-        if self._fd is not None:
+    def _unlocked(self, fd: int | None) -> int | None:
+        """The descriptor, if it could be unlocked, else None: closing it unlocks it as well."""
+        if fd is not None:
             try:
-                self._io.unlock(self._fd)
+                self._io.unlock(fd)
             except OSError:
-                self.close()  # which unlocks it
+                self._close(fd)
+                return None
+        return fd
 
-    def _opened(self) -> int:
-        fd = self._io.open(LOCK, os.O_RDWR | os.O_CREAT, at=self._folder.fd(TOP))
+    def _close(self, fd: int) -> None:
+        with suppress(OSError):
+            self._io.close(fd)
+
+    def _opened(self, name: str) -> int:
+        fd = self._io.open(name, os.O_RDWR | os.O_CREAT, at=self._folder.fd(TOP))
         try:
             if not is_ours(self._io.fstat(fd)):
                 raise PermissionError(1, "the lock is no file of ours")
         except OSError:
-            self._io.close(fd)
+            self._close(fd)
             raise
         return fd
 
@@ -194,7 +216,8 @@ class Ledger:
         except FileNotFoundError:
             return False
         except OSError:
-            self.close()  # which unlocks it
+            self._close(fd)  # which unlocks it
+            self._fd = None
             raise
 
     # ---- the record ---------------------------------------------------------------------------

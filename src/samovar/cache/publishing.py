@@ -87,11 +87,13 @@ class Writer:
         self._evict = list(reversed(evict))
         self._result = result
         self._refused: set[tuple[Key, str]] = set()
+        self._unlinked = 0
 
     def publish(self, items: Sequence[Item], scopes: Collection[bytes]) -> None:
         """Publish all of them whose namespace is among `scopes`."""
         for first in range(0, len(items), OPEN_AT_ONCE):
             batch = items[first : first + OPEN_AT_ONCE]
+            self._unlinked = 0
             written = [item for item in batch if self._write(item, scopes)]
             synced = [item for item in written if self._sync(item)]
             self._settle([item for item in synced if self._link(item)])
@@ -170,10 +172,16 @@ class Writer:
         return False
 
     def _has_room(self, nbytes: int) -> bool:
-        while self._account.used_bytes + self._folder.directory_bytes() + nbytes > self._budget:
-            if nbytes > self._budget or not self._make_room():
+        if nbytes > self._budget:
+            return False
+        while True:
+            directories = self._folder.directory_bytes()
+            # Each name may make a directory grow by a page, where the system says what those take.
+            growth = PAGE * (self._unlinked + 1) if directories else 0
+            if self._account.used_bytes + directories + growth + nbytes <= self._budget:
+                return True
+            if not self._make_room():
                 return False
-        return True
 
     def _make_room(self) -> bool:
         """Delete something; False if there is nothing left that may be deleted."""
@@ -199,6 +207,7 @@ class Writer:
             self._withdraw(item, cause_of(error))
             return False
         self._account.used_bytes += item.nbytes
+        self._unlinked += 1
         if not self._folder.is_durable:
             return self._close(item)
         with suppress(OSError):  # only a hint
