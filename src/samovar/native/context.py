@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from samovar.native.deadline import ABORT_CALLBACK, Deadline
 from samovar.native.handle import Handle
 from samovar.native.interface import ABORTED, DECODED, NO_ROOM, Aborted, Decoded, NoRoom
 from samovar.native.model import Model
+from samovar.native.waiting import Waiting
 
 MAX_SEQUENCES = int(ll.llama_max_parallel_sequences())
 """llama.cpp's compiled limit of sequence ids in one context."""
@@ -118,6 +120,7 @@ class Context:
         if options.check_memory:
             memory.check_context(model.header, options, model.mapped_bytes)
         self._deadline = Deadline()
+        self._waiting = Waiting(options.threads)
         self.handle = _create(model, options, self._deadline)
         self.handle.watch(self)
         pointer = self.handle.pointer
@@ -137,6 +140,7 @@ class Context:
     def close(self) -> None:
         """Free the cells. Idempotent."""
         self._views.clear()
+        self._waiting.close()
         self.handle.close()
 
     # ---- decoding -----------------------------------------------------------------------------
@@ -154,7 +158,10 @@ class Context:
             # Rows that were computed in another order than that of the batch are put right when
             # they are first looked at. A call that finds no room forgets that, so look now.
             ll.llama_get_logits(pointer)
+            self._waiting.before()
+            began = time.monotonic()
             code = ll.llama_decode(pointer, batch.native)
+            self._waiting.after(time.monotonic() - began)
         finally:
             self._deadline.disarm()
         if code == 0:
