@@ -81,7 +81,9 @@ def memory_budget(config: CacheConfig) -> int:
     """Bytes of the memory tier."""
     if config.memory_bytes is not None:
         return config.memory_bytes
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = Pressure().sample().memory_total  # of a container its limit, not the machine's
+    if total is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(total // _MEMORY_PART, _MOST_MEMORY)
 
 
