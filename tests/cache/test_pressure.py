@@ -203,6 +203,24 @@ stalls = st.one_of(st.none(), st.builds(Stall, st.floats(0, 100), st.integers(0,
 holdings = st.dictionaries(st.sampled_from(list(Tier)), st.integers(0, 2**41))
 
 
+def test_a_tier_may_grow_only_as_far_as_it_makes_nothing_short() -> None:
+    used = {Tier.MEMORY: 100, Tier.SHM: 10, Tier.DISK: 5}
+    readings = (memory(450), memory(300, 1001), of(Resource.DISK, 990))
+    advice = advise(Sample(readings), used, MARKS)
+    assert not advice.targets
+    above = 300 - MARKS[Resource.MEMORY].ends_at(1001)
+    disk = 990 - MARKS[Resource.DISK].ends_at(1000)
+    assert advice.rooms == {
+        Tier.MEMORY: 100 + above,
+        Tier.SHM: 10 + above,
+        Tier.DISK: 5 + disk,
+    }
+    grown = advise(Sample((memory(450 - above), memory(300 - above, 1001))), used, MARKS)
+    assert not grown.short, "what it was allowed to take is not taken back"
+    assert grown.rooms[Tier.MEMORY] == used[Tier.MEMORY]
+    assert not advise(Sample(()), used, MARKS).rooms
+
+
 @settings(max_examples=scaled(300, 20_000), database=None, deadline=None)
 @given(st.lists(st.tuples(st.lists(readings, max_size=5), stalls, holdings), max_size=5))
 def test_targets_lie_between_nothing_and_what_a_tier_has(

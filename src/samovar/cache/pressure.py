@@ -122,7 +122,10 @@ class Advice:
 
     targets: Mapping[Tier, int] = field(default_factory=dict)
     """Bytes that a tier should have at most until the next advice: from 0 to what it has now.
-    A tier that is not named may have its whole budget."""
+    A tier that is not named need not shrink."""
+    rooms: Mapping[Tier, int] = field(default_factory=dict)
+    """Bytes to which a tier may grow before its own growth makes something short again. Without
+    that it would fill what it just gave back, and so on for ever."""
     short: tuple[Reading, ...] = ()
     """The accounts that are short of something, those of devices included."""
     is_urgent: bool = False
@@ -207,7 +210,30 @@ def advise(
     is_urgent = is_waiting and (is_own or Resource.MEMORY in missing)
     given = _given_back(used, missing, is_urgent=is_urgent)
     targets = {tier: used[tier] - given[tier] for tier in given if tier in used}
-    return Advice(targets, short, is_urgent)
+    return Advice(targets, _rooms(sample, used, marks), short, is_urgent)
+
+
+_LIVES_ON = {
+    Tier.MEMORY: (Resource.MEMORY,),
+    Tier.SHM: (Resource.MEMORY, Resource.SHM),
+    Tier.DISK: (Resource.DISK,),
+}
+
+
+def _rooms(
+    sample: Sample, used: Mapping[Tier, int], marks: Mapping[Resource, Watermarks]
+) -> dict[Tier, int]:
+    """What each tier has and what is free above the low mark, where that is known."""
+    found: dict[Tier, int] = {}
+    for tier, bytes_used in used.items():
+        free = [
+            reading.free - marks[reading.resource].ends_at(reading.total)
+            for reading in sample.readings
+            if reading.resource in _LIVES_ON[tier]
+        ]
+        if free:
+            found[tier] = bytes_used + max(0, min(free))
+    return found
 
 
 def _is_short(reading: Reading, marks: Watermarks, were_short: frozenset[str]) -> bool:

@@ -327,19 +327,23 @@ class BlockStore:
             self._save_usage()
 
     def _relieve(self, sample: Sample) -> None:
-        """Shrink tiers as far as the machine runs short, and no longer than it does."""
+        """Shrink tiers as far as the machine runs short, and let them grow as far as it is not."""
         if self._watch.pressure is None:
             return
         used = {tier: self.index.bytes_of(tier) for tier in (Tier.MEMORY, *self._files)}
         self.advice = self._watch.pressure.advice(sample, used)
-        targets = self.advice.targets
-        self.memory_bytes = min(self._memory_budget, targets.get(Tier.MEMORY, self._memory_budget))
+        self.memory_bytes = self._allowed(Tier.MEMORY, self._memory_budget)
         self.shrink_memory(self.memory_bytes)
         for tier, files in self._files.items():
-            files.budget = min(self._budgets[tier], targets.get(tier, self._budgets[tier]))
+            files.budget = self._allowed(tier, self._budgets[tier])
             excess = used[tier] - files.budget
             if excess > 0:
                 self._delete(tier, self.index.victims(tier, excess))
+
+    def _allowed(self, tier: Tier, budget: int) -> int:
+        """What a tier may have now."""
+        room = self.advice.rooms.get(tier, budget)
+        return min(budget, self.advice.targets.get(tier, room))
 
     def wait(self, seconds: float) -> None:
         """Until the i/o thread has done something, or has nothing to do, or the time is up."""
