@@ -38,7 +38,7 @@ def _made(folder: Path, shape: str) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        build_model("llama", partial, shape=shape)
+        build_model(partial, "llama", shape=shape)
         partial.rename(path)
     return path
 

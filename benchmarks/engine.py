@@ -121,7 +121,7 @@ def bookkeeping(args: argparse.Namespace) -> Report:
 
 def prefill(args: argparse.Namespace) -> Report:
     """Prompts of 512 tokens, until their first token is there, beside llama-bench."""
-    with opened(args, 1) as backend:
+    with opened(args, 1, 768) as backend:  # llama-bench's context is just as long as its prompt
         engine = Engine(backend)
         _prefill_once(engine, -1)  # faults the weights in
         return ratios(

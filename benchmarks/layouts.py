@@ -9,6 +9,7 @@ import time
 
 from benchmarks.measure import (
     FREE,
+    Pair,
     Report,
     decoding,
     emptied,
@@ -88,13 +89,17 @@ def calls(args: argparse.Namespace) -> Report:
             for at in range(0, _FILLED, 512):
                 backend.step([Row(seq_id, prompt(_FILLED, seq_id)[at : at + 512])])
         for chunk in _CHUNKS:
-            pairs = in_turn(
-                args.runs,
-                lambda _, chunk=chunk: _call(backend, chunk, is_one=True),
-                lambda _, chunk=chunk: _call(backend, chunk, is_one=False),
-            )
+            pairs = _one_beside_two(backend, chunk, args.runs)
             report[f"chunk of {chunk}"] = ratios(pairs, ("one_call", "two_calls"))
     return report
+
+
+def _one_beside_two(backend: LlamaBackend, chunk: int, runs: int) -> list[Pair]:
+    return in_turn(
+        runs,
+        lambda _: _call(backend, chunk, is_one=True),
+        lambda _: _call(backend, chunk, is_one=False),
+    )
 
 
 def _call(backend: LlamaBackend, chunk: int, *, is_one: bool) -> float:

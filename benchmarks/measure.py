@@ -99,6 +99,8 @@ def batched_bench(args: argparse.Namespace, count: int) -> float:
     what += ["-c", str(512 * count), "--output-format", "jsonl"]
     lines = peer(args, "llama-batched-bench", what).splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
+    if not found:  # its log is lost when it ends within milliseconds
+        raise SystemExit("llama-batched-bench printed nothing; take a larger model or more tokens")
     return float(found[0]["speed_tg"])
 
 
