@@ -76,7 +76,7 @@ class Tree:
         node.tiers = node.tiers & ~queue.bit if copy is None else node.tiers | queue.bit
         node.seconds = seconds or node.seconds or policy.SECONDS_PER_TOKEN * node.num_tokens
         node.rank = level + node.density
-        if node.rank < rank:
+        if node.rank < rank and node.queued:
             for other in self.queues:
                 other.lowered(node)
         more = (copy is not None) - (before is not None)
