@@ -46,7 +46,7 @@ _GONE = re.compile("\\.gone-[0-9a-f]{16}")
 _ABOUT, _USAGE = "namespace.json", "usage"
 _MAX_ABOUT = 2**20  # bytes; a namespace is a few hundred
 _LEAST_SHARE = 4  # a namespace begins with at least a quarter of the budget, if others can go
-_TRIES = 3  # of opening a directory that others delete at that moment
+_TRIES = 5  # of opening a directory that others delete at that moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +177,10 @@ class House:
             if _GONE.fullmatch(name) and _is_ours(self.root / name):
                 shutil.rmtree(self.root / name, ignore_errors=True)
 
-    def prune(self, unused_seconds: float) -> list[Directory]:
+    def prune(self, unused_seconds: float, *, but: Path | None = None) -> list[Directory]:
         """Delete what nobody used for so long; returns what went. Pinned ones stay."""
         oldest = time.time_ns() / 1e9 - unused_seconds
-        found = [one for one in self.directories() if one.last_used < oldest]
+        found = [one for one in self.directories() if one.last_used < oldest and one.path != but]
         return [one for one in found if not one.num_pins and self.delete(one, 0.0)]
 
     def make_room(self, need_bytes: int, *, but: Path) -> list[Directory]:
@@ -314,10 +314,10 @@ class HousedTier(FileTier):
 
 def lodge(root: Path, namespace: Namespace, total: int, *, is_durable: bool) -> HousedTier:
     """The directory of a namespace, not open, after those nobody uses have made room for it."""
-    house = House(root)
+    house, tier = House(root), HousedTier(root, namespace, total, is_durable=is_durable)
     house.sweep()
-    house.prune(UNUSED_SECONDS)
-    tier = HousedTier(root, namespace, total, is_durable=is_durable)
+    house.prune(UNUSED_SECONDS, but=tier.path)
+    tier.look_around()
     lacking = total // _LEAST_SHARE - tier.budget
     if lacking > 0 and house.make_room(lacking, but=tier.path):
         tier.look_around()
