@@ -43,6 +43,8 @@ class ExitCode(IntEnum):
     """Nobody was left to serve."""
     PROTOCOL = 12
     """What it was told made no sense: another version."""
+    BUG = 13
+    """Something of ours raised what it should not; its standard error says what."""
 
 
 # ---- from the runtime ----------------------------------------------------------------------------

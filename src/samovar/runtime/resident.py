@@ -2,21 +2,25 @@
 
 When a worker dies, another one is started, and every open request goes on behind the tokens that
 came out of it: its prompt comes back from the cache, its seed is known. A death that may have been
-a request's fault makes suspects of those that the worker had. They are tried one at a time, and
-nothing new is begun meanwhile; one that kills a second worker is refused, and the others go on.
+a request's fault makes suspects of those that the worker had (see Death). They are tried one at a
+time, and nothing new is begun before each has got past where the worker died; one that kills
+another worker then is refused, and the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from samovar.config import RuntimeConfig
 from samovar.errors import (
+    DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     SamovarError,
@@ -33,6 +37,7 @@ from samovar.types import Embedded
 logger = logging.getLogger(__name__)
 
 _MOST_OPEN = 4096  # requests: the worker's own queue is shorter, this one also bridges a restart
+_CULPRIT = 2  # workers that died of a request, before it is refused
 
 
 class Resident:
@@ -46,11 +51,13 @@ class Resident:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._deaths: deque[float] = deque()
-        self._adapters: dict[str, str] = {}
-        """Those that were loaded since the model was: a new worker gets them as well."""
+        self._adapters: dict[str, str] = dict(spec.worker.adapters)
+        """Those that are loaded: a new worker gets them as well."""
         self._restart: asyncio.Task[None] | None = None
         self._error: SamovarError | None = None
         self._is_unloading = False
+        self.described: ipc.Ready | None = None
+        """What its first worker said of the model."""
         self.last_used = asyncio.get_running_loop().time()
         self.num_restarts = 0
 
@@ -65,13 +72,13 @@ class Resident:
         return self._error is None and not self._is_unloading
 
     @property
-    def ready(self) -> ipc.Ready | None:
-        """What the worker said of the model."""
-        return self._supervisor.ready
+    def is_ready(self) -> bool:
+        """Whether a worker serves it now."""
+        return self._supervisor.phase is Phase.READY and self._restart is None
 
     def status(self) -> dict[str, Any]:
         """Of people's interest: phase, process, progress, open requests, restarts."""
-        ready = self._supervisor.ready
+        said = self.described
         return {
             "path": self.spec.path,
             "phase": self._supervisor.phase.value,
@@ -79,8 +86,8 @@ class Resident:
             "progress": self._supervisor.progress,
             "open_requests": len(self._tickets),
             "restarts": self.num_restarts,
-            "description": None if ready is None else ready.description,
-            "context_length": None if ready is None else ready.context_length,
+            "description": None if said is None else said.description,
+            "context_length": None if said is None else said.context_length,
         }
 
     # ---- loading ------------------------------------------------------------------------------
@@ -88,32 +95,37 @@ class Resident:
     async def load(self) -> ipc.Ready:
         """Start its worker for the first time. Raises what loading raises."""
         try:
-            return await self._supervisor.start()
+            self.described = await self._supervisor.start()
         except SamovarError as error:
             self._error = error
             raise
+        return self.described
 
     async def unload(self, seconds: float | None = None) -> None:
         """Let what runs finish within a time, save, and free everything."""
         self._is_unloading = True
         if self._restart is not None:
             self._restart.cancel()
+            await asyncio.wait([self._restart])
+        error = Overloaded("the model was unloaded; try again")
+        self._fail_all(error, [one for one in self._tickets.values() if not one.is_sent])
         await self._supervisor.stop(self._config.stop_seconds if seconds is None else seconds)
-        self._fail_all(Overloaded("the model was unloaded; try again"))
+        self._fail_all(error, list(self._tickets.values()))
 
     # ---- requests -----------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Ticket:
         """Take a request. Raises InvalidRequest for an id in use, Overloaded, WorkerLost."""
-        if self._error is not None:
-            raise self._error
-        if self._is_unloading or len(self._tickets) >= _MOST_OPEN:
+        self._require_up()
+        if len(self._tickets) >= _MOST_OPEN:
             raise Overloaded("the model takes no more requests now; try again later")
         if request.request_id in self._tickets:
             raise InvalidRequest("another request with this id is not finished yet")
         loop = asyncio.get_running_loop()
         ticket = Ticket(with_seed(request), loop.time())
         self._tickets[request.request_id] = ticket
+        if request.timeout_seconds is not None:
+            ticket.timer = loop.call_later(request.timeout_seconds, self._expire, ticket)
         self.last_used = loop.time()
         self._send_what_may_go()
         return ticket
@@ -122,11 +134,12 @@ class Resident:
         """End a request; its terminal event comes with the next step."""
         if ticket.is_over:
             return
-        if ticket.is_sent and self._supervisor.phase is Phase.READY:
+        if not ticket.is_sent:
+            self._end_cancelled(ticket)
+            return
+        ticket.is_cancelled = True
+        with contextlib.suppress(Overloaded):  # it is deaf, and will be found out
             self._supervisor.send(ipc.Cancel(ticket.request.request_id))
-        else:
-            ticket.end_cancelled()
-            self._close(ticket)
 
     def cancel_id(self, request_id: str) -> None:
         """End the request of an id, if there is one."""
@@ -136,16 +149,22 @@ class Resident:
 
     async def ask(self, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask the worker something. Raises what it answers, and WorkerLost if it dies of it."""
-        if self._error is not None:
-            raise self._error
+        self._require_up()
         if self._restart is not None:
             await asyncio.wait([self._restart])
+            self._require_up()
         answer = await self._ask(operation, arguments)
         if operation == "load_adapter":
             self._adapters[arguments["name"]] = arguments["path"]
         elif operation == "unload_adapter":
             self._adapters.pop(arguments["name"], None)
         return answer
+
+    def _require_up(self) -> None:
+        if self._error is not None:  # a new one each time: they collect their traces
+            raise type(self._error)(str(self._error))
+        if self._is_unloading:
+            raise Overloaded("the model is being unloaded; try again")
 
     async def _ask(self, operation: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         if self._supervisor.phase is not Phase.READY:
@@ -160,26 +179,55 @@ class Resident:
         finally:
             self._calls.pop(number, None)
 
+    # ---- what the worker is given -------------------------------------------------------------
+
     def _send_what_may_go(self) -> None:
         """Hand requests to the worker: all of them, or while some are suspects one of those."""
-        if self._supervisor.phase is not Phase.READY:
+        if not self.is_ready:
             return
+        for ticket in self._what_may_go():
+            self._send(ticket)
+
+    def _what_may_go(self) -> list[Ticket]:
         suspects = [one for one in self._tickets.values() if one.is_suspect]
-        if any(one.is_sent for one in suspects):
-            return
-        waiting = suspects[:1] or [one for one in self._tickets.values() if not one.is_sent]
-        now = asyncio.get_running_loop().time()
-        for ticket in waiting:
-            try:
-                self._supervisor.send(ipc.Submit(*pack_request(ticket.again(now))))
-            except SamovarError as error:
-                ticket.fail(error.code, str(error), retryable=error.retryable)
-                self._close(ticket)
-            else:
-                ticket.is_sent = True
+        if suspects:
+            return [] if any(one.is_sent for one in suspects) else suspects[:1]
+        waiting = [one for one in self._tickets.values() if not one.is_sent]
+        known = [one for one in waiting if one.was_sent]
+        if not known:
+            return waiting
+        # A worker took them once, and one that starts has nobody seated: it would refuse the last.
+        room = max(1, self.spec.worker.max_waiting) - (len(self._tickets) - len(waiting))
+        return waiting if len(known) <= room else known[: max(0, room)]
+
+    def _send(self, ticket: Ticket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._supervisor.send(ipc.Submit(*pack_request(ticket.again(loop.time()))))
+        except SamovarError as error:
+            self._fail(ticket, error)
+            loop.call_soon(self._send_what_may_go)
+        else:
+            ticket.is_sent = ticket.was_sent = True
+
+    def _end_cancelled(self, ticket: Ticket) -> None:
+        ticket.end_cancelled()
+        self._close(ticket)
+
+    def _expire(self, ticket: Ticket) -> None:
+        """Its time is over; where a worker has it, that one says so."""
+        if not ticket.is_sent and not ticket.is_over:
+            limit = ticket.request.timeout_seconds
+            self._fail(ticket, DeadlineExceeded(f"not finished within {limit:g} s; it was stopped"))
+
+    def _fail(self, ticket: Ticket, error: SamovarError) -> None:
+        ticket.fail(error.code, str(error), retryable=error.retryable)
+        self._close(ticket)
 
     def _close(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket.request.request_id, None)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
         self.last_used = asyncio.get_running_loop().time()
 
     # ---- reports ------------------------------------------------------------------------------
@@ -205,7 +253,7 @@ class Resident:
         ticket.take(event)
         if ticket.is_over:
             self._close(ticket)
-        if was_suspect and not ticket.is_suspect:
+        if ticket.is_over or was_suspect != ticket.is_suspect:
             self._send_what_may_go()
 
     def _answer(self, number: int, answer: ipc.Answer) -> None:
@@ -224,76 +272,106 @@ class Resident:
             if not future.done():
                 future.set_exception(WorkerLost(f"the model's process {death}; try again"))
         if self._is_unloading or self._error is not None or self._supervisor.ready is None:
-            return  # it was to end, or never was there: whoever loads it is told
+            return  # it was to end, or it was not there yet: whoever starts it is told
         self._blame(death)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._config.restart_window:
-            self._deaths.popleft()
-        if len(self._deaths) > self._config.restarts:
-            window = self._config.restart_window
-            self._give_up(
-                WorkerLost(
-                    f"the model's process died {len(self._deaths)} times within {window:g} s and"
-                    " is not started again; unload the model and load it anew"
-                )
-            )
-            return
-        self._restart = loop.create_task(self._start_again())
+        if self._may_start_again():
+            self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     def _blame(self, death: Death) -> None:
         """Who may have done it, and who did it twice."""
-        sent = [one for one in self._tickets.values() if one.is_sent]
-        tried = [one for one in sent if one.is_suspect]
-        for ticket in sent:
+        had = [one for one in self._tickets.values() if one.is_sent]
+        tried = [one for one in had if one.is_suspect]
+        for ticket in had:
             ticket.is_sent = False
             ticket.died_at = ticket.num_generated
-            if not ticket.can_go_on:
-                ticket.fail(
-                    "worker_lost", "the model's process died with its session", retryable=True
-                )
-                self._close(ticket)
-        if not death.is_own_fault:
-            return
-        for ticket in tried or sent:  # one that is tried is tried alone
-            ticket.crashes += 1
-            if ticket.crashes > 1 and not ticket.is_over:
-                logger.warning(
-                    "request %s has killed two workers and is refused", ticket.request.request_id
-                )
-                ticket.fail(
-                    "poisonous_request",
-                    "this request killed two processes of the model; it is not tried again",
-                    retryable=False,
-                )
-                self._close(ticket)
+            ticket.blame += death.blame
+            if ticket not in tried:  # not alone: no proof
+                ticket.blame = min(ticket.blame, 1.0)
+        for ticket in list(self._tickets.values()):
+            self._end_if_it_must(ticket, death)
+
+    def _end_if_it_must(self, ticket: Ticket, death: Death) -> None:
+        """What cannot go on after a death, or must not."""
+        if ticket.is_cancelled:
+            self._end_cancelled(ticket)
+        elif ticket.blame >= _CULPRIT:
+            logger.warning("request %s killed two workers: refused", ticket.request.request_id)
+            ticket.fail(
+                "poisonous_request",
+                f"the model's process {death} again with this request; it is not tried again",
+                retryable=False,
+            )
+            self._close(ticket)
+        elif not ticket.can_go_on:
+            self._fail(ticket, WorkerLost(f"the model's process {death}, and its session is gone"))
+        elif ticket.is_late(asyncio.get_running_loop().time()):
+            self._expire(ticket)
+
+    def _may_start_again(self) -> bool:
+        """Count a death; too many within a time are the end of it."""
+        now, window = asyncio.get_running_loop().time(), self._config.restart_window
+        self._deaths.append(now)
+        while self._deaths[0] < now - window:
+            self._deaths.popleft()
+        if len(self._deaths) <= self._config.restarts:
+            return True
+        self._give_up(
+            WorkerLost(
+                f"the model's process died {len(self._deaths)} times within {window:g} s and is not"
+                " started again; unload the model and load it anew"
+            )
+        )
+        return False
 
     async def _start_again(self) -> None:
-        """After a pause, the longer the more often."""
+        """After a pause, the longer the more often; as a whole it is the task `_restart`."""
         config = self._config
-        pause = min(config.first_backoff * 2 ** (len(self._deaths) - 1), config.most_backoff)
-        await asyncio.sleep(pause)
         try:
-            await self._supervisor.start()
-            for name, path in self._adapters.items():
-                await self._ask("load_adapter", {"name": name, "path": path})
+            while True:
+                pause = config.first_backoff * 2 ** (len(self._deaths) - 1)
+                await asyncio.sleep(min(pause, config.most_backoff))
+                error = await self._start_once()
+                if error is None:
+                    break
+                if self._supervisor.is_refused:
+                    self._give_up(error)
+                    return
+                if not self._may_start_again():
+                    return
+            await self._load_adapters()
         except WorkerLost:
-            return  # it died again, and that is looked after already
-        except SamovarError as error:
-            self._give_up(error)
-            return
+            return  # it died of that, and is started again already
         finally:
             if self._restart is asyncio.current_task():
                 self._restart = None
         self.num_restarts += 1
         self._send_what_may_go()
 
+    async def _start_once(self) -> SamovarError | None:
+        """What went wrong; None: the worker is there."""
+        worker = replace(self.spec.worker, adapters=())
+        self._supervisor.spec = replace(self.spec, worker=worker)
+        try:
+            await self._supervisor.start()
+        except SamovarError as error:
+            return error
+        return None
+
+    async def _load_adapters(self) -> None:
+        """One that is no longer there is missed by those who ask for it, not by everybody."""
+        for name, path in list(self._adapters.items()):
+            try:
+                await self._ask("load_adapter", {"name": name, "path": path})
+            except WorkerLost:
+                raise
+            except SamovarError as error:
+                logger.warning("the adapter %s is not loaded again: %s", name, error)
+                del self._adapters[name]
+
     def _give_up(self, error: SamovarError) -> None:
         self._error = error
-        self._fail_all(error)
+        self._fail_all(error, list(self._tickets.values()))
 
-    def _fail_all(self, error: SamovarError) -> None:
-        for ticket in list(self._tickets.values()):
-            ticket.fail(error.code, str(error), retryable=error.retryable)
-            self._close(ticket)
+    def _fail_all(self, error: SamovarError, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self._fail(ticket, error)

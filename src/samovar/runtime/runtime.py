@@ -32,7 +32,10 @@ class Runtime:
     def __init__(self, config: RuntimeConfig | None = None) -> None:
         self._config = config or RuntimeConfig()
         self._residents: dict[str, Resident] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        """By name: what is being unloaded, and still has its memory."""
         self._loading = asyncio.Lock()
+        self._is_closed = False
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Runtime:
@@ -56,12 +59,16 @@ class Runtime:
         Raises ModelNotFound, LoadFailed and its kinds, OutOfMemory with the numbers, Overloaded
         when every model that is loaded is busy.
         """
+        ready = self._ready(name)
+        if ready is not None:
+            return ready
         async with self._loading:
-            there = self._residents.get(name)
-            if there is not None and there.is_up and there.ready is not None:
-                return there.ready
-            if there is not None:
-                await self._drop(name)
+            ready = self._ready(name)
+            if ready is not None:
+                return ready
+            await self._drop(name)
+            if self._is_closed:
+                raise Overloaded("the runtime was closed; open another one")
             where = path or name
             built_in = models.path_of(where)
             spec = Spec(str(built_in or where), worker or WorkerConfig(), cache)
@@ -70,6 +77,11 @@ class Runtime:
         if self._keeper is None and self._config.keep_alive_seconds is not None:
             self._keeper = asyncio.get_running_loop().create_task(self._keep())
         return ready
+
+    def _ready(self, name: str) -> ipc.Ready | None:
+        """What is known of a model that is there, or will be again without anybody's doing."""
+        there = self._residents.get(name)
+        return there.described if there is not None and there.is_up else None
 
     async def unload(self, name: str, seconds: float | None = None) -> None:
         """Free a model, after what runs has finished or the time is up. Raises ModelNotFound."""
@@ -81,13 +93,15 @@ class Runtime:
         return {name: one.status() for name, one in self._residents.items()}
 
     async def close(self) -> None:
-        """Unload everything."""
+        """Unload everything, for good."""
+        self._is_closed = True
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
             self._keeper = None
-        await asyncio.gather(*(self._drop(name) for name in list(self._residents)))
+        names = {*self._residents, *self._leaving}
+        await asyncio.gather(*(self._drop(name) for name in names))
 
     async def _load(self, name: str, spec: Spec) -> ipc.Ready:
         while True:
@@ -96,34 +110,42 @@ class Runtime:
             try:
                 return await resident.load()
             except OutOfMemory:
-                del self._residents[name]
+                await self._drop(name, 0)
                 idle = self._longest_idle()
-                if idle is None:
+                if idle is None or self._is_closed:
                     raise
                 await self._drop(idle)
             except BaseException:
-                self._residents.pop(name, None)
-                await resident.unload(0)
+                await self._drop(name, 0)
                 raise
 
     async def _make_place(self) -> None:
-        while len(self._residents) >= self._config.max_models:
+        while len(self._residents) + len(self._leaving) >= max(1, self._config.max_models):
             idle = self._longest_idle()
-            if idle is None:
+            if idle is not None:
+                await self._drop(idle)
+            elif self._leaving:
+                await asyncio.wait(self._leaving.values(), return_when=asyncio.FIRST_COMPLETED)
+            else:
                 raise Overloaded(
                     f"{len(self._residents)} models are loaded and all of them are busy; try again"
                     " later, or allow more (max_models)"
                 )
-            await self._drop(idle)
 
     def _longest_idle(self) -> str | None:
         idle = {name: one for name, one in self._residents.items() if one.is_idle}
-        return min(idle, key=lambda name: idle[name].last_used, default=None)
+        return min(idle, key=lambda name: (idle[name].is_up, idle[name].last_used), default=None)
 
     async def _drop(self, name: str, seconds: float | None = None) -> None:
+        """Unload a model, or wait until it is; that goes on if whoever waits is cancelled."""
         resident = self._residents.pop(name, None)
         if resident is not None:
-            await resident.unload(seconds)
+            task = asyncio.get_running_loop().create_task(resident.unload(seconds))
+            self._leaving[name] = task
+            task.add_done_callback(lambda _: self._leaving.pop(name, None))
+        leaving = self._leaving.get(name)
+        if leaving is not None:
+            await asyncio.shield(leaving)
 
     async def _keep(self) -> None:
         """Free what nobody has used for long."""
@@ -133,7 +155,7 @@ class Runtime:
             await asyncio.sleep(min(_LOOK_SECONDS, patience))
             now = asyncio.get_running_loop().time()
             for name, one in list(self._residents.items()):
-                if one.is_idle and one.ready is not None and now - one.last_used > patience:
+                if one.is_idle and one.described is not None and now - one.last_used > patience:
                     await self._drop(name)
 
     def _resident(self, name: str) -> Resident:

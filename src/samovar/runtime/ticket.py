@@ -19,7 +19,9 @@ from samovar.types import (
     Usage,
 )
 
-_PROOF = 2  # tokens beyond where its worker died, after which a request is not what killed it
+_PROOF = 4  # tokens beyond where its worker died: what it had said last may not have arrived
+_MORE_PROOF = 4  # times as many, each time that a request was cleared and its worker died again
+_MOST_TRIALS = 3
 _LEAST_SECONDS = 0.001
 SEEDS = 2**64
 
@@ -43,13 +45,21 @@ class Ticket:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     generated: list[list[int]] = field(default_factory=list)
     """By choice: the ids that came out."""
-    crashes: int = 0
-    """Workers that died while they computed it, of something that may have been its fault."""
+    blame: float = 0.0
+    """Of deaths of workers that had it: 1 makes a suspect, 2 a culprit."""
     died_at: int = 0
     """Tokens that had come out when the last one did."""
+    trials: int = 0
+    """How often it was a suspect and was cleared."""
     is_sent: bool = False
     """A worker has it."""
+    was_sent: bool = False
+    """A worker has it or had it: it was not refused."""
+    is_cancelled: bool = False
+    """Nobody waits for it; the worker that has it was told."""
     is_over: bool = False
+    timer: asyncio.TimerHandle | None = None
+    """Of its deadline, for when no worker has it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.request, GenerateRequest):
@@ -64,12 +74,7 @@ class Ticket:
     @property
     def is_suspect(self) -> bool:
         """Whether it may be what killed a worker."""
-        return self.crashes > 0 and not self.is_over and not self.is_proven
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether it has got past where a worker died with it."""
-        return self.num_generated >= self.died_at + _PROOF
+        return self.blame >= 1 and not self.is_over
 
     @property
     def can_go_on(self) -> bool:
@@ -82,9 +87,21 @@ class Ticket:
             return
         if isinstance(event, (TextDelta, ReasoningDelta, ToolCallDelta)):
             self.generated[event.choice] += event.tokens
+            if self.blame and self.num_generated >= self.died_at + self._proof:
+                self._clear()
         else:
             self.is_over = True
         self.events.put_nowait(event)
+
+    @property
+    def _proof(self) -> int:
+        more: int = _MORE_PROOF ** min(self.trials, _MOST_TRIALS)
+        return _PROOF * more
+
+    def _clear(self) -> None:
+        """It has got past where its worker died: it was not its fault."""
+        self.trials += self.is_suspect
+        self.blame = 0.0
 
     def fail(self, code: str, message: str, *, retryable: bool) -> None:
         """End it."""
@@ -99,6 +116,11 @@ class Ticket:
         seed = request.sampling.seed or 0
         choices = tuple(Choice("cancelled", (seed + i) % SEEDS) for i in range(request.choices))
         self.take(Finished(request.request_id, choices, Usage(0, self.num_generated)))
+
+    def is_late(self, now: float) -> bool:
+        """Whether its time is over."""
+        limit = self.request.timeout_seconds
+        return limit is not None and now - self.began >= limit
 
     def again(self, now: float) -> Request:
         """The request for another worker: behind what came out, in the time that is left."""

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 
-from samovar.config import CacheConfig, WorkerConfig
-from samovar.types import GenerateRequest
-from samovar.worker.loading import load
-from samovar.worker.main import serve
+from samovar.ipc import messages as ipc
+from samovar.ipc.channel import Channel
+from samovar.version import __version__
+
+try:
+    from samovar.worker.byhand import answer
+    from samovar.worker.main import serve
+except (ImportError, OSError, RuntimeError) as error:  # llama.cpp is loaded by that, if it can be
+    _problem = f"llama.cpp cannot be loaded: {error}; run `samovar doctor`"
+else:
+    _problem = ""
 
 
 def main(arguments: list[str]) -> int:
-    """Serve a socket, or answer one prompt on the terminal: what a worker does, without a wall."""
+    """Serve a socket, or answer one prompt on the terminal."""
     logging.basicConfig(level=logging.WARNING, format="samovar worker: %(levelname)s: %(message)s")
-    if len(arguments) == 1 and arguments[0].isdigit():
-        return int(serve(int(arguments[0])))
-    if len(arguments) != 2:
+    is_served = len(arguments) == 1 and arguments[0].isdigit()
+    if not is_served and len(arguments) != 2:
         sys.stderr.write("usage: python -m samovar.worker FD | MODEL PROMPT\n")
         return 2
-    served = load(arguments[0], WorkerConfig(), CacheConfig(), lambda _: None)
-    served.engine.submit(GenerateRequest("by-hand", arguments[1], max_tokens=64))
-    while not served.engine.is_idle:
-        for event in served.engine.step():
-            sys.stdout.write(f"{event}\n")
-    served.engine.close()
-    served.close()
-    return 0
+    if _problem:
+        return refuse(int(arguments[0])) if is_served else complain()
+    return int(serve(int(arguments[0]))) if is_served else answer(*arguments)
 
 
-raise SystemExit(main(sys.argv[1:]))
+def refuse(fd: int) -> int:
+    """Tell who started this process that it can load no model."""
+    channel = Channel(socket.socket(fileno=fd))
+    for report in (
+        ipc.Hello(ipc.PROTOCOL, __version__, os.getpid()),
+        ipc.BootFailed("load_failed", _problem),
+    ):
+        channel.write(ipc.ENCODER.encode(report))
+    channel.close()
+    return ipc.ExitCode.BOOT_FAILED
+
+
+def complain() -> int:
+    """The same, on the terminal."""
+    sys.stderr.write(f"{_problem}\n")
+    return ipc.ExitCode.BOOT_FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

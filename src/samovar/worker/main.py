@@ -3,11 +3,12 @@
     reader ──> preparer ──> ENGINE (main) ──> sender            cache i/o (see cache.transfer)
       │           tokenizing, templates,        │
       │           grammars: never on the        │
-      └── Ping, Cancel, Stop overtake ──────────┘
+      └── Ping, Cancel overtake ────────────────┘
 
 The reader answers pings itself, with the age of the step that runs: so that the runtime hears of a
 step that hangs, and not only of a process that does. When the runtime is gone, what runs is saved
-and the process leaves; if that takes too long, it leaves without.
+and the process leaves; if that takes too long, it leaves without. A thread that raises what it
+should not ends the process: the runtime starts another one, and knows what it was told.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import faulthandler
 import logging
 import os
 import queue
+import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import numpy as np
 
+from samovar.engine.failure import failure
 from samovar.errors import SamovarError
 from samovar.ipc import messages as ipc
 from samovar.ipc.channel import BrokenFrame, Channel
@@ -39,6 +44,8 @@ logger = logging.getLogger(__name__)
 _OUTBOX = 1024  # frames: a runtime that is behind by so many steps holds the engine up
 _PREPARE = 4096  # requests and questions that wait to be tokenized or rendered
 _LEAVE_SECONDS = 10.0  # to save, once nobody is left; then the process ends as it is
+_LOOK_SECONDS = 1.0  # between two looks whether somebody is there, while a model is loaded
+_FLUSH_SECONDS = 2.0  # for what was said to go out, before a process ends in disorder
 
 
 def serve(fd: int, loader: Loader = load) -> ipc.ExitCode:
@@ -51,6 +58,9 @@ def serve(fd: int, loader: Loader = load) -> ipc.ExitCode:
     if not isinstance(wanted, ipc.Load):
         return ipc.ExitCode.LOST_PARENT if wanted is None else ipc.ExitCode.PROTOCOL
     began = time.monotonic()
+    is_loaded = threading.Event()
+    watch = threading.Thread(target=_leave_if_alone, args=(fd, is_loaded), daemon=True)
+    watch.start()
     try:
         served = loader(
             wanted.path,
@@ -64,7 +74,17 @@ def serve(fd: int, loader: Loader = load) -> ipc.ExitCode:
     except MemoryError:
         _send(channel, ipc.BootFailed("out_of_memory", "there is not enough memory to load it"))
         return ipc.ExitCode.BOOT_FAILED
+    is_loaded.set()
     return _Worker(channel, served).run(time.monotonic() - began)
+
+
+def _leave_if_alone(fd: int, is_loaded: threading.Event) -> None:
+    """End the process when the runtime goes while a model is loaded: there is nothing to save."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    while not is_loaded.is_set():
+        if poll.poll(_LOOK_SECONDS * 1000) and not is_loaded.is_set():
+            os._exit(ipc.ExitCode.LOST_PARENT)
 
 
 def _first(channel: Channel) -> ipc.Command | None:
@@ -91,10 +111,14 @@ class _Worker:
         self._outbox: queue.Queue[tuple[bytes, int | None] | None] = queue.Queue(_OUTBOX)
         self._exit = ipc.ExitCode.OK
         self._is_lost = threading.Event()
+        self._lock = threading.Lock()
+        self._unprepared: dict[str, bool] = {}
+        """Requests that the engine has not got yet, by id: whether they were cancelled."""
 
     def run(self, load_seconds: float) -> ipc.ExitCode:
         """Serve until told to stop, or until nobody is left."""
         backend = self._served.backend
+        threading.excepthook = lambda raised: self._fail(raised.exc_value)
         sender = threading.Thread(target=self._write, name="samovar-sender", daemon=True)
         sender.start()
         self._report(
@@ -110,8 +134,11 @@ class _Worker:
         )
         for target, name in ((self._read, "reader"), (self._prepare, "preparer")):
             threading.Thread(target=target, name=f"samovar-{name}", daemon=True).start()
-        self._loop.run()
-        is_saved = self._served.close()
+        try:
+            self._loop.run()
+            is_saved = self._served.close()
+        except Exception as error:  # noqa: BLE001 - the engine's guard: another process goes on
+            self._fail(error, sender)
         self._report(ipc.Stopped(is_saved))
         self._outbox.put(None)
         sender.join(_LEAVE_SECONDS)
@@ -134,16 +161,33 @@ class _Worker:
                 running, waiting = self._loop.counts
                 self._report(ipc.Pong(number, self._loop.step_seconds, running, waiting))
             case ipc.Cancel(request_id):
-                self._preparing.put(lambda: self._loop.cancel(request_id))
-            case ipc.Submit(kind, values):
-                request = unpack_request(kind, values)
-                self._preparing.put(lambda: self._submit(request))
+                self._cancel(request_id)
+            case ipc.Submit():
+                self._take_request(command)
             case ipc.Call():
                 self._preparing.put(lambda: self._call(command))
             case ipc.Stop(seconds):
                 self._preparing.put(lambda: self._loop.stop(seconds))
             case ipc.Load():
                 raise ValueError("a worker loads one model")
+
+    def _take_request(self, command: ipc.Submit) -> None:
+        try:
+            request = unpack_request(command.kind, command.values)
+        except SamovarError as error:
+            self._say([failure(str(command.values.get("request_id")), error)])
+            return
+        with self._lock:
+            self._unprepared[request.request_id] = False
+        self._preparing.put(lambda: self._submit(request))
+
+    def _cancel(self, request_id: str) -> None:
+        """Overtake everything that waits to be prepared, but not the request itself."""
+        with self._lock:
+            if request_id in self._unprepared:
+                self._unprepared[request_id] = True
+                return
+        self._loop.cancel(request_id)
 
     def _leave(self, code: ipc.ExitCode) -> None:
         """Nobody listens any more: save and go, and go in any case."""
@@ -153,6 +197,7 @@ class _Worker:
         timer = threading.Timer(_LEAVE_SECONDS, os._exit, [int(code)])
         timer.daemon = True
         timer.start()
+        signal.alarm(int(2 * _LEAVE_SECONDS))  # the kernel's clock, should no thread of ours run
         self._served.backend.abort()
 
     # ---- preparer -----------------------------------------------------------------------------
@@ -163,9 +208,14 @@ class _Worker:
 
     def _submit(self, request: Request) -> None:
         """Do what takes long about a request here, so that nobody's next token waits for it."""
-        if isinstance(request, GenerateRequest):
+        is_cancelled = self._unprepared[request.request_id]
+        if isinstance(request, GenerateRequest) and not is_cancelled:
             request = self._prepared(request)
+        with self._lock:
+            is_cancelled = self._unprepared.pop(request.request_id)
         self._loop.submit(request)
+        if is_cancelled:
+            self._loop.cancel(request.request_id)
 
     def _prepared(self, request: GenerateRequest) -> GenerateRequest:
         try:
@@ -186,6 +236,17 @@ class _Worker:
             self._report(ipc.Answer(call.call_id, value))
         except SamovarError as error:
             self._report(ipc.Answer(call.call_id, None, error.code, str(error)))
+
+    def _fail(
+        self, error: BaseException | None, sender: threading.Thread | None = None
+    ) -> NoReturn:
+        """End the process where it stands, once what was said is out and the cause is written."""
+        logger.critical("a worker ends because of a bug", exc_info=error)
+        if sender is not None:
+            self._outbox.put(None)
+            sender.join(_FLUSH_SECONDS)
+        sys.stderr.flush()
+        os._exit(ipc.ExitCode.BUG)
 
     # ---- sender -------------------------------------------------------------------------------
 
