@@ -158,7 +158,7 @@ def test_damaged_files_are_misses(kind: StateKind, mode: str, tmp_path: Path) ->
             found = damage_and_ask(where, tmp_path / "pristine", kind, chance, **more)
             noticed += found[1] > 0
             whole += found[0] > 100
-    assert noticed > scaled(25, 1700) / 5
+    assert noticed >= scaled(25, 1700) / 20  # of an indivisible state, one file in ten is read
     assert whole > 0
 
 
@@ -193,7 +193,7 @@ def test_damage_is_noticed_when_it_is_in_the_way() -> None:
                 [file] = where.folder.glob(f"disk/*/blocks/{key}.*.r")
                 harm(file, random.Random(f"{start} {at}"))
                 restored = say(trial, asked)
-                assert restored == (start if start >= 32 else 0)
+                assert restored == start
                 assert trouble(store_of(trial)) == 1
                 end(trial)
 

@@ -369,6 +369,8 @@ class BlockStore:
     def _take_write(self, done: WriteDone) -> None:
         tier, published = done.tier, done.published
         self._filing.take(done)
+        excess = self._records.checkpoints.excess(tier, self._files[tier].budget, 0)
+        self._delete(tier, excess or [])  # of those that were spared
         label = tier.name.lower()
         self.counters.written_blocks[label] += len(published.done)
         self.counters.written_bytes[label] += published.written_bytes
