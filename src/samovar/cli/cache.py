@@ -146,7 +146,8 @@ def clear(*, namespace: str | None, yes: bool, cache_dir: Path | None) -> int:
         sys.stdout.write("nothing was deleted\n")
         return 1
     gone = [one for one in found if house.delete(one)]
-    _list_deleted(gone)
+    if gone:
+        _list_deleted(gone)
     left = [one.name[:_SHOWN_DIGITS] for one in found if one not in gone]
     if left:
         raise Unavailable(_in_use(", ".join(left)))

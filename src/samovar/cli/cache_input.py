@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from samovar.cli.input import MAX_MEBIBYTES, model_path
@@ -16,11 +17,15 @@ def cache_config(directory: Path | None) -> CacheConfig:
     """
     try:
         config = CacheConfig() if directory is None else CacheConfig(directory=directory)
-        is_usable = config.directory.is_dir() or not config.directory.exists()
+        is_usable = stat.S_ISDIR(config.directory.stat().st_mode)
     except RuntimeError:
         raise InvalidRequest("there is no home directory to look in: give --cache-dir") from None
+    except FileNotFoundError:
+        return config
     except OSError as error:
-        raise InvalidRequest(f"{error.filename}: {error.strerror}: give --cache-dir") from None
+        raise InvalidRequest(
+            f"{error.filename}: {error.strerror}: give another --cache-dir"
+        ) from None
     if not is_usable:
         raise InvalidRequest(f"{config.directory} is no directory: give another --cache-dir")
     return config
