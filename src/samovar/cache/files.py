@@ -41,6 +41,7 @@ from pathlib import Path
 
 from samovar.cache import checking, quarantine
 from samovar.cache.block import BadBlock, Block
+from samovar.cache.buffers import Buffers
 from samovar.cache.folder import BLOCKS, PAGE, PINS, SCOPES, TOP, Folder, is_ours, weight
 from samovar.cache.io import Io, cause_of
 from samovar.cache.keys import Key, Namespace
@@ -56,7 +57,7 @@ from samovar.cache.outcomes import (
     Scan,
 )
 from samovar.cache.publishing import Writer, items_of, remove
-from samovar.cache.reading import read_block
+from samovar.cache.reading import Space, read_block
 from samovar.cache.survey import Survey, remove_leavings, survey
 from samovar.cache.usage import pack_usage, unpack_usage
 
@@ -104,6 +105,7 @@ class FileTier:
         path = root / namespace.digest.hex()[:32]
         self._folder = Folder(self._io, path, is_durable=is_durable)
         self._ledger = Ledger(self._folder, self._recover)
+        self._buffers = Buffers()
         self._scopes = {namespace.digest}
         self._found = Survey([], 0, [], [], [], []), 0
         self._used = 0
@@ -188,11 +190,11 @@ class FileTier:
     def read(self, name: Name, namespace: bytes, buffer: memoryview | None = None) -> Block:
         """A block, verified. `namespace` is the digest of its scope.
 
-        Its contents are views of `buffer` if that is large enough, else of fresh memory. Raises
+        Its contents are views of `buffer` if that is large enough, else of other memory. Raises
         Missing, or BadBlock for anything that is not the block: the file is in quarantine then.
         """
         try:
-            return read_block(self._folder, name, namespace, buffer)
+            return read_block(self._folder, name, namespace, self._space(buffer))
         except BadBlock:
             self._set_aside(name)
             raise
@@ -341,6 +343,12 @@ class FileTier:
         leavings += sum(remove(self._folder, account, name) for name in names)
         self._found = found, leavings
         return account.used_bytes
+
+    def _space(self, buffer: memoryview | None) -> Space:
+        if buffer is None:
+            return self._buffers.take
+        whole = buffer.cast("B")
+        return lambda size: whole[:size] if size <= len(whole) else self._buffers.take(size)
 
     def _set_aside(self, name: Name) -> None:
         """Move a bad file away; a miss is not made to wait for the lock."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -17,14 +17,20 @@ from samovar.cache.outcomes import Missing
 
 _AT_ONCE = 2**30  # the system reads no more than 2 GiB in one call
 
+Space = Callable[[int], memoryview]
+"""Where so many bytes may be put, whatever is there. Raises MemoryError."""
+
 
 def read_block(
-    folder: Folder, name: Name, namespace: bytes | None, buffer: memoryview | None = None
+    folder: Folder, name: Name, namespace: bytes | None, space: Space | None = None
 ) -> Block:
     """The block of this name; `namespace` None takes its word for it. Raises Missing, BadBlock."""
     with _opened(folder, name) as (fd, size):
         front = _front(folder, fd, name, size)
-        data = _space(size, buffer)
+        try:
+            data = (space or _fresh)(size)
+        except MemoryError:
+            raise Missing("memory") from None
         data[: len(front)] = front
         _fill(folder, fd, data, len(front))
     return parse_block(data, name.kind, name.key, namespace)
@@ -69,13 +75,8 @@ def _front(folder: Folder, fd: int, name: Name, size: int) -> memoryview:
     return front
 
 
-def _space(nbytes: int, buffer: memoryview | None) -> memoryview:
-    if buffer is not None and buffer.nbytes >= nbytes:
-        return buffer.cast("B")[:nbytes]
-    try:
-        return np.empty(nbytes, np.uint8).data  # a bytearray would be filled with zeros first
-    except MemoryError:
-        raise Missing("memory") from None
+def _fresh(nbytes: int) -> memoryview:
+    return np.empty(nbytes, np.uint8).data  # a bytearray would be filled with zeros first
 
 
 def _fill(folder: Folder, fd: int, data: memoryview, done: int) -> None:
