@@ -1,6 +1,12 @@
 """A worker that serves the backend without weights, and dies when a prompt says so.
 
-Started as `python faulty_worker.py FD`; the path it is told to load is a JSON object of options.
+Started as `python faulty_worker.py FD`; the path it is told to load is a JSON object of options:
+
+    seconds     what a step takes at least
+    times       how often a fault is carried out, over all processes of the model
+    folder      where they count, and look for the file `gate`
+    boots       what becomes of the first process, the second and so on (see BOOTS)
+    state_kind  of the backend
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from samovar.config import CacheConfig, WorkerConfig
-from samovar.errors import LoadFailed
+from samovar.errors import LoadFailed, OutOfMemory
 from samovar.native.interface import Aborted, NoRoom, Row, StateKind, Stepped
 from samovar.native.weightless import WeightlessBackend
 from samovar.worker.loading import Served, assemble
 from samovar.worker.main import serve
 
-FAULTS = ("segv", "abort", "hang", "memory", "exit")
+FAULTS = ("segv", "abort", "hang", "kill", "exit", "bug", "memory")
+BOOTS = ("", "fail", "exit", "hang", "kill", "bug", "full", "gate")
+"""`gate`: it waits until there is a file of that name; `full`: there is too little memory."""
 
 
 def trigger(fault: str, after: int = 0) -> bytes:
@@ -37,9 +46,16 @@ class FaultyBackend(WeightlessBackend):
     A fault is carried out as often as `times` says, over all processes: they count in a file.
     """
 
-    def __init__(self, *, seconds: float, times: int, count: str, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        times: int,
+        folder: Path,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**options)
-        self._seconds, self._times, self._count = seconds, times, Path(count)
+        self._seconds, self._times, self._count = seconds, times, folder / "faults"
 
     def step(self, rows: Sequence[Row]) -> Stepped | NoRoom | Aborted:
         """See Backend."""
@@ -58,26 +74,50 @@ class FaultyBackend(WeightlessBackend):
             commit(fault)
 
     def _may(self) -> bool:
-        done = len(self._count.read_bytes()) if self._count.exists() else 0
+        done = count(self._count)
         if done < self._times:
             with self._count.open("ab") as file:
                 file.write(b"x")
-            return True
-        return False
+        return done < self._times
+
+
+def count(path: Path) -> int:
+    """How many bytes a file has; none if it is not there."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def commit(fault: str) -> None:
     """Do it."""
-    if fault == "segv":
-        ctypes.string_at(0)
-    elif fault == "abort":
-        os.abort()
-    elif fault == "hang":
-        time.sleep(3600)
-    elif fault == "exit":
-        os._exit(7)
-    elif fault == "memory":
-        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does it
+    match fault:
+        case "segv":
+            ctypes.string_at(0)
+        case "abort":
+            os.abort()
+        case "hang":
+            time.sleep(3600)
+        case "exit":
+            os._exit(7)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+        case "bug":
+            raise RuntimeError("it was made to fail")
+        case "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (2**20, 2**20))
+            bytearray(2**30)
+
+
+def boot(what: str, folder: Path) -> None:
+    """What becomes of a process while it loads."""
+    match what:
+        case "fail":
+            raise LoadFailed("it was made to fail")
+        case "full":
+            raise OutOfMemory("it was made to be too large")
+        case "gate":
+            while not (folder / "gate").exists():
+                time.sleep(0.01)
+        case "exit" | "hang" | "kill" | "bug":
+            commit(what)
 
 
 def load(
@@ -85,18 +125,17 @@ def load(
 ) -> Served:
     """A backend without weights, with the options that the path is."""
     options = json.loads(path)
+    folder = Path(options["folder"])
+    booted = count(folder / "boots")
+    with (folder / "boots").open("ab") as file:
+        file.write(b"x")
     on_progress(0.5)
-    match options.pop("boot", None):
-        case "fail":
-            raise LoadFailed("it was made to fail")
-        case "exit":
-            os._exit(3)
-        case "hang":
-            time.sleep(3600)
+    boots = options.get("boots", [])
+    boot(boots[booted] if booted < len(boots) else "", folder)
     backend = FaultyBackend(
         seconds=options.get("seconds", 0.0),
         times=options.get("times", 1),
-        count=options.get("count", "/nonexistent"),
+        folder=folder,
         state_kind=StateKind(options.get("state_kind", "divisible")),
         num_sequences=config.num_sequences,
         context_length=config.context_length or 512,
