@@ -16,7 +16,15 @@ from samovar.cache.block import Block
 from samovar.cache.house import UNUSED_SECONDS, Directory, House, HousedTier, lodge
 from samovar.cache.names import name_of
 from samovar.cache.outcomes import DiskRefused
-from tests.cache.directories import chain, file_of, measured, names, unchained
+from tests.cache.directories import (
+    Watched,
+    chain,
+    file_of,
+    measured,
+    names,
+    opened,
+    unchained,
+)
 from tests.cache.lodger import lodged, space
 from tests.conftest import ROOT, scaled
 
@@ -104,6 +112,20 @@ def test_bytes_are_counted_where_the_ledger_cannot_be_trusted(house: House) -> N
     filled(house, 1)
     (path_of(house, 1) / "lock").write_bytes(b"nonsense")
     assert of(house, 1).used_bytes == measured(path_of(house, 1))
+
+
+def test_bytes_are_counted_after_a_writer_died(house: House) -> None:
+    def die(call: str, _: object) -> None:
+        if call == "link":
+            raise KeyboardInterrupt
+
+    io = Watched()
+    files = opened(house.root, is_durable=False, io=io)
+    io.before = die
+    with pytest.raises(KeyboardInterrupt):
+        files.publish(chain(3))
+    (one,) = house.directories()
+    assert one.used_bytes == measured(files.path) > 0
 
 
 def test_looking_changes_nothing(house: House) -> None:
