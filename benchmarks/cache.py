@@ -2,7 +2,7 @@
 
     python -m benchmarks.cache restore MODEL
     python -m benchmarks.cache ttft MODEL
-    python -m benchmarks.cache trace MODEL [--warm]
+    python -m benchmarks.cache trace [MODEL] [--warm]
     python -m benchmarks.cache saving MODEL [--continued 128]
     python -m benchmarks.cache index [--blocks 1000000]
     python -m benchmarks.cache opening [--blocks 100000]
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "opening": opening,
     "server": server,
 }
-_WITHOUT_MODEL = ("index", "opening")
+_WITHOUT_MODEL = ("index", "opening", "trace")
 _PROMPTS = {"index": 100_000}
 _BLOCKS = {"index": 1_000_000, "opening": 100_000}
 _CONVERSATIONS = {"server": 6}

@@ -24,10 +24,11 @@ from benchmarks.cached import (
     folder,
     fresh,
     namespace,
+    opened,
     opened_store,
     warm_up,
 )
-from benchmarks.measure import Report, opened, prompt, rounded
+from benchmarks.measure import Report, prompt, rounded
 from samovar.cache.block import ROWS, Block, Place, make_block
 from samovar.cache.keys import ROOT, pack_tokens
 from samovar.cache.opening import open_store

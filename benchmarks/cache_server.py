@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cached import Answer, answer, folder, fresh, opened_store, warm_up
-from benchmarks.measure import Report, opened, rounded
+from benchmarks.cached import Answer, answer, folder, fresh, opened, opened_store, warm_up
+from benchmarks.measure import Report, rounded
 from benchmarks.server import completion, llama_server
 from benchmarks.talks import LONGEST, talks
 from samovar.config import CacheConfig

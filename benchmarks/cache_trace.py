@@ -9,9 +9,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.cached import FLUSH_SECONDS, answer, cached, folder, fresh, opened_store, warm_up
-from benchmarks.measure import FREE, Report, decoding, in_turn, opened, prompt, ratios, stepped
+from benchmarks.cached import (
+    FLUSH_SECONDS,
+    answer,
+    cached,
+    folder,
+    fresh,
+    opened,
+    opened_store,
+    warm_up,
+)
+from benchmarks.measure import FREE, Report, decoding, in_turn, prompt, ratios, stepped
 from benchmarks.talks import LONGEST, Talks, talks
+from modelmaker import SHAPES, build_model
+from modelmaker.shape import Shape
 from samovar.cache.store import BlockStore
 from samovar.config import CacheConfig
 from samovar.engine.engine import Engine
@@ -19,6 +30,16 @@ from samovar.engine.scopes import Cache
 from samovar.native.llama import LlamaBackend
 from samovar.types import GenerateRequest, TextDelta
 
+_SHALLOW = Shape(
+    layers=2,
+    width=1024,
+    heads=16,
+    kv_heads=16,
+    feed_forward=512,
+    context_length=8192,
+    vocabulary_size=512,
+)
+"""As many bytes per token as models that people run, and computed in no time."""
 _PLENTY = 2**40
 _MEMORY = 2**29
 
@@ -29,8 +50,11 @@ _MEMORY = 2**29
 def trace(args: argparse.Namespace) -> Report:
     """Bytes on disk and bytes written beside those of the KV, as the operating system counts them.
 
+    Without a model, one is made that has two layers, and blocks of a megabyte.
     `--warm` computes the system prompt alone first, as a service does that knows it.
     """
+    if args.model is None:
+        args.model = str(_shallow(args.folder))
     length = args.system + args.turns * (LONGEST + args.answer) + 64
     with folder(args) as directory, opened(args, 2, length) as backend:
         config = CacheConfig(directory, _MEMORY, disk_bytes=_PLENTY)
@@ -51,6 +75,15 @@ def trace(args: argparse.Namespace) -> Report:
         report["refused_blocks"] = dict(store.counters.dropped_blocks)
         store.close()
     return {"conversations": args.conversations, "turns": args.turns, **report}
+
+
+def _shallow(place: Path) -> Path:
+    path = place / "shallow.gguf"
+    if not path.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        SHAPES.setdefault("shallow", _SHALLOW)
+        build_model(path, "llama", shape="shallow")
+    return path
 
 
 def _served(args: argparse.Namespace, engine: Engine, every: Talks) -> tuple[Counter[str], int]:

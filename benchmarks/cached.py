@@ -17,10 +17,23 @@ from samovar.cache.store import BlockStore
 from samovar.config import CacheConfig
 from samovar.engine.engine import Engine
 from samovar.engine.scopes import Cache
+from samovar.native.context import ContextOptions
 from samovar.native.llama import LlamaBackend
 from samovar.types import Cached, Finished, GenerateRequest, TextDelta
 
 FLUSH_SECONDS = 120.0
+
+
+def opened(args: argparse.Namespace, sequences: int, length: int) -> LlamaBackend:
+    """The model with lanes (or a pool) for so many sequences of `length` tokens each."""
+    options = ContextOptions(
+        context_length=length * (sequences if args.layout == "pool" else 1),
+        num_sequences=sequences,
+        layout="pool" if args.layout == "pool" else "lanes",
+        threads=args.threads,
+        decode_seconds=600.0,  # a busy machine makes a measurement worthless, but does not end it
+    )
+    return LlamaBackend.open(args.model, context=options)
 
 
 @contextmanager
