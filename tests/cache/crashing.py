@@ -10,6 +10,7 @@ another process, which had the directory open all the time, went on after it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def prepared(root: Path, io: Watched) -> FileTier:
 
 def carry_out(root: Path, operation: str, end: Callable[[int], None]) -> None:
     """The operation, with a word to `end` before and after it, and after each call."""
-    calls = [0]
+    calls = itertools.count()
     io = Watched()
     files = prepared(root, io)
     if operation == "open":
@@ -85,14 +86,10 @@ def carry_out(root: Path, operation: str, end: Callable[[int], None]) -> None:
         (files.path / "tmp" / "leaving").write_bytes(b"some")
         (files.path / "lock").write_bytes(b"")
 
-    def count(*_: object) -> None:
-        end(calls[0])
-        calls[0] += 1
-
-    io.after = count
+    io.after = lambda *_: end(next(calls))
     end(-1)
     OPERATIONS[operation](files)
-    end(calls[0])
+    end(next(calls))
 
 
 def child(root: Path, operation: str, place: int) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,12 +188,15 @@ class Failing(Watched):
         self.fails = fails
         self.is_armed = False
         self.calls: list[str] = []
+        self.one_at_a_time = threading.Lock()
 
     def _maybe(self, name: str, args: tuple[object, ...]) -> None:
         if not self.is_armed or name in ("now", "pause"):
             return
-        self.calls.append(name)
-        if self.fails(len(self.calls) - 1, name):
+        with self.one_at_a_time:
+            self.calls.append(name)
+            place = len(self.calls) - 1
+        if self.fails(place, name):
             if name == "close":  # the system closes a descriptor, whatever it says of it
                 os.close(int(str(args[0])))
             raise OSError(self.number, os.strerror(self.number))

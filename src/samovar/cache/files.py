@@ -78,7 +78,7 @@ _MAX_USAGE = 2**30  # bytes; what claims more is damaged
 
 
 class FileTier:
-    """The blocks of one model in one directory. For one thread; starts none.
+    """The blocks of one model in one directory. For one thread; others only sync for it.
 
           open()                    close()
     NEW ────────> OPEN (everything) ───────> CLOSED ──open()──> OPEN

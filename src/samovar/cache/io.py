@@ -70,7 +70,7 @@ class Io:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def fdatasync(self, fd: int) -> None:
-        """Wait until contents and size are on the device."""
+        """Wait until contents and size are on the device. Several threads do, at the same time."""
         os.fdatasync(fd)
 
     def fsync(self, fd: int) -> None:

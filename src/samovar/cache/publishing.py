@@ -18,6 +18,7 @@ from samovar.cache.keys import Key
 from samovar.cache.ledger import Account
 from samovar.cache.names import Name, name_of
 from samovar.cache.outcomes import Entry, Published, Refusal
+from samovar.cache.syncing import sync_all
 
 OPEN_AT_ONCE = 64
 """Files between writing and syncing: far below the usual limit of 1,024 descriptors."""
@@ -95,10 +96,9 @@ class Writer:
             batch = items[first : first + OPEN_AT_ONCE]
             self._unlinked = 0
             written = [item for item in batch if self._write(item, scopes)]
-            synced = [item for item in written if self._sync(item)]
-            self._settle([item for item in synced if self._link(item)])
+            self._settle([item for item in self._synced(written) if self._link(item)])
 
-    # ---- steps: each is true if the next one follows --------------------------------------------
+    # ---- steps: each says what goes on to the next one ----------------------------------------
 
     def _write(self, item: Item, scopes: Collection[bytes]) -> bool:
         if item.block.head.namespace not in scopes:
@@ -111,16 +111,18 @@ class Writer:
             self._refuse(item, "budget")
         return False
 
-    def _sync(self, item: Item) -> bool:
+    def _synced(self, items: list[Item]) -> list[Item]:
         if not self._folder.is_durable:
-            return True
-        try:
-            self._io.fdatasync(item.fd)
-        except OSError as error:
-            # A second try would succeed without writing what the first one failed to write.
-            self._withdraw(item, cause_of(error))
-            return False
-        return self._close(item)
+            return items
+        synced = []
+        errors = sync_all(self._io, [item.fd for item in items])
+        for item, error in zip(items, errors, strict=True):
+            if error is not None:
+                # A second try would succeed without writing what the first one failed to write.
+                self._withdraw(item, cause_of(error))
+            elif self._close(item):
+                synced.append(item)
+        return synced
 
     def _link(self, item: Item) -> bool:
         if self._hangs_on_refused(item):
