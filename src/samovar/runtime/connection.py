@@ -17,16 +17,19 @@ OnReport = Callable[[ipc.Report, list[int]], None]
 
 
 class Connection:
-    """Sends commands and hands reports on, in order, until the other end is gone."""
+    """Sends commands and hands reports on, in order, until the other end is gone.
+
+    `on_broken` is called when the other end says what nobody of this version says.
+    """
 
     def __init__(
-        self, sock: socket.socket, on_report: OnReport, on_closed: Callable[[], None]
+        self, sock: socket.socket, on_report: OnReport, on_broken: Callable[[], None]
     ) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._on_report = on_report
-        self._on_closed = on_closed
+        self._on_broken = on_broken
         self._frames = Frames()
         self._unsent = bytearray()
         self._is_closed = False
@@ -73,17 +76,31 @@ class Connection:
         except OSError:
             data, fds = b"", []
         if not data:
-            self._end()
+            self.close()
             return
         self._received += len(data)
         try:
-            for message, taken in self._frames.feed(data, fds):
-                report = ipc.REPORTS.decode(message)
-                self._on_report(report, taken)
-                for fd in taken:
-                    os.close(fd)
-        except (BrokenFrame, ValueError):
-            self._end()
+            found = self._frames.feed(data, fds)
+        except BrokenFrame:
+            self._break()
+            return
+        for message, taken in found:
+            self._hand_on(message, taken)
+
+    def _hand_on(self, message: bytes, fds: list[int]) -> None:
+        try:
+            report = ipc.REPORTS.decode(message)
+        except ValueError:
+            self._break()
+        else:
+            self._on_report(report, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _break(self) -> None:
+        self.close()
+        self._on_broken()
 
     def _write(self) -> None:
         try:
@@ -99,8 +116,3 @@ class Connection:
             self._loop.add_writer(self._sock, self._write)
         else:
             self._loop.remove_writer(self._sock)
-
-    def _end(self) -> None:
-        if not self._is_closed:
-            self.close()
-            self._on_closed()

@@ -2,9 +2,9 @@
 
 When a worker dies, another one is started, and every open request goes on behind the tokens that
 came out of it: its prompt comes back from the cache, its seed is known. A death that may have been
-a request's fault makes suspects of those that the worker had (see Death). They are tried one at a
-time, and nothing new is begun before each has got past where the worker died; one that kills
-another worker then is refused, and the others go on.
+a request's fault makes suspects of those that the worker had (see Death). They are tried one after
+the other, and nothing new is begun before each has got past where the worker died. One that kills
+another worker when it is alone there is refused, and the others go on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
 from collections import deque
 from dataclasses import replace
@@ -37,7 +38,19 @@ from samovar.types import Embedded
 logger = logging.getLogger(__name__)
 
 _MOST_OPEN = 4096  # requests: the worker's own queue is shorter, this one also bridges a restart
-_CULPRIT = 2  # workers that died of a request, before it is refused
+_CULPRIT = 2.0  # workers that died of a request, before it is refused
+_TRIED = 1.5  # of one that was tried beside others, which had been cleared: no proof
+
+
+def backoff(config: RuntimeConfig, deaths: int) -> float:
+    """Seconds before a worker is started again that died so many times within the window."""
+    most = math.log2(max(1.0, config.most_backoff / max(config.first_backoff, 1e-9)))
+    return min(config.first_backoff * 2 ** min(deaths - 1, most + 1), config.most_backoff)
+
+
+def _suspicion(ticket: Ticket) -> tuple[float, int, float]:
+    """Who is tried first: who was when it happened, then who had got least far, then the newest."""
+    return (ticket.blame, -ticket.num_generated, ticket.began)
 
 
 class Resident:
@@ -191,7 +204,8 @@ class Resident:
     def _what_may_go(self) -> list[Ticket]:
         suspects = [one for one in self._tickets.values() if one.is_suspect]
         if suspects:
-            return [] if any(one.is_sent for one in suspects) else suspects[:1]
+            is_tried = any(one.is_sent for one in suspects)
+            return [] if is_tried else [max(suspects, key=_suspicion)]
         waiting = [one for one in self._tickets.values() if not one.is_sent]
         known = [one for one in waiting if one.was_sent]
         if not known:
@@ -280,13 +294,11 @@ class Resident:
     def _blame(self, death: Death) -> None:
         """Who may have done it, and who did it twice."""
         had = [one for one in self._tickets.values() if one.is_sent]
-        tried = [one for one in had if one.is_suspect]
         for ticket in had:
+            most = _CULPRIT if len(had) == 1 else _TRIED if ticket.is_suspect else 1.0
             ticket.is_sent = False
             ticket.died_at = ticket.num_generated
-            ticket.blame += death.blame
-            if ticket not in tried:  # not alone: no proof
-                ticket.blame = min(ticket.blame, 1.0)
+            ticket.blame = min(ticket.blame + death.blame, most)
         for ticket in list(self._tickets.values()):
             self._end_if_it_must(ticket, death)
 
@@ -328,8 +340,7 @@ class Resident:
         config = self._config
         try:
             while True:
-                pause = config.first_backoff * 2 ** (len(self._deaths) - 1)
-                await asyncio.sleep(min(pause, config.most_backoff))
+                await asyncio.sleep(backoff(config, len(self._deaths)))
                 error = await self._start_once()
                 if error is None:
                     break

@@ -165,7 +165,7 @@ class Supervisor:
             theirs.close()
             self._words.hand_over()
         self._heard = loop.time()
-        self._connection = Connection(ours, self._take, lambda: None)
+        self._connection = Connection(ours, self._take, self._end_what_babbles)
         self._tasks = [
             loop.create_task(self._outlive(self._process)),
             loop.create_task(self._watch(self._process)),
@@ -249,6 +249,11 @@ class Supervisor:
             self.phase, self.ready, self.progress = Phase.READY, ready, 1.0
             if self._booted is not None and not self._booted.done():
                 self._booted.set_result(ready)
+
+    def _end_what_babbles(self) -> None:
+        logger.warning("worker %s says what makes no sense; it is ended", self.pid)
+        self._fail_boot(LoadFailed("the worker speaks another language; restart the program"))
+        self.kill()
 
     def _fail_boot(self, error: SamovarError) -> None:
         if self._booted is not None and not self._booted.done():
