@@ -70,18 +70,21 @@ def opening(args: argparse.Namespace, folder: str) -> dict[str, object]:
     for first in range(0, args.blocks, 1000):
         files.publish(chain(min(1000, args.blocks - first), 64, first))
     filling = time.perf_counter() - filled
-    runs = []
+    runs, busy = [], []
     for _ in range(args.runs):
         if args.cold:
             os.sync()
             Path("/proc/sys/vm/drop_caches").write_text("3")
+        before = time.process_time()
         runs.append(seconds_of(files.open))
+        busy.append(time.process_time() - before)
     assert len(files.open().entries) == args.blocks
     opened(folder, is_durable=False).delete([name_of(chain(1, 64, 0)[0].head)])
     return {
         "blocks": args.blocks,
         "publishing_each_us": round(filling / args.blocks * 1e6, 1),
         "opening_s": round(statistics.median(runs), 3),
+        "opening_cpu_s": round(statistics.median(busy), 3),
         "looking_again_s": round(seconds_of(files.rescan), 3),
         "looking_for_nothing_new_us": round(seconds_of(files.rescan) * 1e6, 1),
     }
