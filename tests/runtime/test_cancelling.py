@@ -74,9 +74,9 @@ def test_leaving_a_stream_early_ends_its_request(place: Place) -> None:
 def test_while_a_worker_is_started_again_a_cancelled_request_ends_at_once(place: Place) -> None:
     async def main() -> None:
         boots = ["", "gate"]
-        async with serving(place, config=configured(), boots=boots, seconds=0.005) as runtime:
+        async with serving(place, config=configured(), boots=boots, seconds=0.01) as runtime:
             pid = runtime.status()["a"]["pid"]
-            good, other = request(1, max_tokens=80), request(2, max_tokens=80)
+            good, other = request(1, max_tokens=300), request(2, max_tokens=300)
             kept, dropped = listen(runtime, "a", good), listen(runtime, "a", other)
             await kept.heard.at_least(3)
             await dropped.heard.at_least(3)
@@ -121,7 +121,7 @@ def test_what_was_cancelled_before_its_worker_died_is_not_computed_for_nobody(
 def test_a_deadline_holds_while_there_is_no_worker(place: Place) -> None:
     async def main() -> None:
         boots = ["", "gate"]
-        async with serving(place, config=configured(), boots=boots, seconds=0.005) as runtime:
+        async with serving(place, config=configured(), boots=boots, seconds=0.01) as runtime:
             pid = runtime.status()["a"]["pid"]
             hurried = request(1, max_tokens=400, timeout_seconds=3.0)
             running = listen(runtime, "a", hurried)
@@ -158,7 +158,7 @@ def test_unloading_lets_what_runs_finish_or_hands_it_back(place: Place) -> None:
 def test_unloading_while_there_is_no_worker_ends_everything_at_once(place: Place) -> None:
     async def main() -> None:
         async with nothing_left_behind(), Runtime(configured()) as runtime:
-            await load(runtime, place, seconds=0.002, boots=["", "hang"])
+            await load(runtime, place, seconds=0.01, boots=["", "hang"])
             stream = listen(runtime, "a", request(1, max_tokens=400))
             await stream.heard.at_least(1)
             pid = runtime.status()["a"]["pid"]

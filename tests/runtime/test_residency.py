@@ -28,11 +28,11 @@ def test_one_model_more_takes_the_place_of_the_longest_idle_and_never_of_a_busy_
 ) -> None:
     async def main() -> None:
         async with nothing_left_behind(), Runtime(configured(max_models=2)) as runtime:
-            await load(runtime, place, "a", seconds=0.01)
+            await load(runtime, place, "a", seconds=0.25)
             await load(runtime, place, "b", seconds=0.01)
             busy = listen(runtime, "a", request(1, max_tokens=400))
             await busy.heard.at_least(1)
-            await load(runtime, place, "c", seconds=0.01)
+            await load(runtime, place, "c", seconds=0.25)
             assert set(runtime.status()) == {"a", "c"}
 
             also_busy = listen(runtime, "c", request(2, max_tokens=400))
@@ -71,7 +71,7 @@ def test_a_model_is_unloaded_once_it_was_idle_for_long_enough(place: Place) -> N
 def test_a_model_that_does_not_fit_is_tried_again_without_the_idle_ones(place: Place) -> None:
     async def main() -> None:
         async with nothing_left_behind(), Runtime(configured()) as runtime:
-            await load(runtime, place, "a", seconds=0.01)
+            await load(runtime, place, "a", seconds=0.25)
             await load(runtime, place, "b")
             busy = listen(runtime, "a", request(1, max_tokens=400))
             await busy.heard.at_least(1)

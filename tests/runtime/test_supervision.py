@@ -97,8 +97,8 @@ def test_a_stopped_process_is_found_out_and_replaced(place: Place) -> None:
     """It answers no heartbeat, though no step of it takes long."""
 
     async def main() -> None:
-        async with serving(place, config=configured(stuck_seconds=1.0), seconds=0.002) as runtime:
-            good = request(1, max_tokens=100)
+        async with serving(place, config=configured(stuck_seconds=1.0), seconds=0.01) as runtime:
+            good = request(1, max_tokens=200)
             stream = listen(runtime, "a", good)
             await stream.heard.at_least(3)
             os.kill(runtime.status()["a"]["pid"], signal.SIGSTOP)
@@ -143,12 +143,12 @@ def test_everything_that_a_worker_had_accepted_is_accepted_by_the_next(place: Pl
 
 def test_sessions_end_with_their_process_and_say_so(place: Place) -> None:
     async def main() -> None:
-        async with serving(place, config=configured(), seconds=0.005) as runtime:
+        async with serving(place, config=configured(), seconds=0.01) as runtime:
             begun = request(1, max_tokens=5, session="s")
             (first,) = await heard_of(runtime, "a", begun)
             assert first.is_finished
             going_on = listen(runtime, "a", request(2, max_tokens=300, session="s", continues=True))
-            fresh = request(3, max_tokens=60, session="t")
+            fresh = request(3, max_tokens=200, session="t")
             starting = listen(runtime, "a", fresh)
             await going_on.heard.at_least(2)
             await starting.heard.at_least(2)

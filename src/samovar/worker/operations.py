@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from samovar.errors import InvalidRequest
 from samovar.worker.loading import Served
+
+logger = logging.getLogger(__name__)
 
 ANY_THREAD = frozenset({"tokenize", "detokenize", "render"})
 """Those that only read what never changes: they do not wait for a step."""
@@ -39,8 +42,10 @@ class Operations:
             raise InvalidRequest(f"a worker knows no operation {name}")
         try:
             return getattr(self, name)(**arguments)
-        except TypeError as error:
-            raise InvalidRequest(f"{name} cannot be asked like that: {error}") from error
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            logger.warning("%s was asked with arguments of no sense", name, exc_info=error)
+            kind = type(error).__name__  # its text may hold what was asked
+            raise InvalidRequest(f"{name} cannot be asked like that ({kind})") from error
 
     # ---- on any thread ------------------------------------------------------------------------
 
