@@ -89,6 +89,10 @@ def opened(root: Path, **more: object) -> FileTier:
     return files
 
 
+def causes(files: FileTier, blocks: list[Block], **more: object) -> list[str]:
+    return [refusal.cause for refusal in files.publish(blocks, **more).refused]
+
+
 def names(blocks: list[Block]) -> list[Name]:
     return [name_of(block.head) for block in blocks]
 

@@ -20,7 +20,7 @@ A group is published in this order, under the lock, and a crash of the process a
     step                                            leaves
     1  the ledger is marked as being changed        nothing; who comes next counts again
     2  temporary files are created and written      leavings in tmp/, which who comes next removes
-    3  each is synced (fdatasync)                   the same
+    3  they are synced (fdatasync)                  the same
     4  they are linked to their names, in order     complete blocks, none without its predecessor
     5  the directory is synced (fsync)              all of them, DURABLE
     6  temporary names are removed, the ledger      the same; leavings and count are put right by
