@@ -20,8 +20,16 @@ def default_cache_directory() -> Path:
     said = os.environ.get("SAMOVAR_CACHE_DIR")
     if said:
         return Path(said)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "samovar" / "kv"
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "samovar" / "kv"
+    try:
+        return Path.home() / ".cache" / "samovar" / "kv"
+    except RuntimeError:
+        raise InvalidRequest(
+            "there is no home directory to keep prompts in: give --cache-dir, or set"
+            " SAMOVAR_CACHE_DIR"
+        ) from None
 
 
 def default_shm_directory() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -333,3 +334,22 @@ def test_an_unreadable_file_is_refused(samovar: Samovar, models: Models, tmp_pat
     path.write_bytes(models().read_bytes())
     path.chmod(0)
     assert "closed.gguf" in _refused(samovar("run", path, "Hi", preexec_fn=obey_file_modes))
+
+
+HOMELESS = """
+import pathlib, sys
+def no_home(_):
+    raise RuntimeError("no home")
+pathlib.Path.home = classmethod(no_home)
+from samovar.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_without_a_home_a_run_keeps_nothing_and_says_so(models: Models) -> None:
+    argv = [sys.executable, "-c", HOMELESS, "run", str(models()), "Once", "--max-tokens", "2"]
+    bare = {name: value for name, value in os.environ.items() if name == "PATH"}
+    done = subprocess.run(argv, capture_output=True, timeout=120, check=False, env=bare)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"SAMOVAR_CACHE_DIR" in done.stderr
+    assert b"Traceback" not in done.stderr

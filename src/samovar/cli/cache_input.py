@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from samovar.cli.input import MAX_MEBIBYTES, model_path
+from samovar.cli.input import MAX_MEBIBYTES
 from samovar.config import CacheConfig
 from samovar.errors import InvalidRequest
 
@@ -18,8 +18,6 @@ def cache_config(directory: Path | None) -> CacheConfig:
     try:
         config = CacheConfig() if directory is None else CacheConfig(directory=directory)
         is_usable = stat.S_ISDIR(config.directory.stat().st_mode)
-    except RuntimeError:
-        raise InvalidRequest("there is no home directory to look in: give --cache-dir") from None
     except FileNotFoundError:
         return config
     except OSError as error:
@@ -41,13 +39,3 @@ def read_file(path: Path) -> bytes:
     if len(data) > MAX_MEBIBYTES * 2**20:
         raise InvalidRequest(f"the prompt {path} is more than {MAX_MEBIBYTES} MiB: split it")
     return data
-
-
-def adapter(text: str) -> tuple[str, float]:
-    """PATH or PATH:SCALE as `run` takes it: a colon before no number belongs to the path."""
-    path, _, scale = text.rpartition(":")
-    try:
-        found, factor = (path, float(scale)) if path else (text, 1.0)
-    except ValueError:
-        found, factor = text, 1.0
-    return model_path(found), factor

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.cache_input import adapter, cache_config, read_file
-from samovar.cli.input import model_path, read_messages, read_text
+from samovar.cli.cache_input import cache_config, read_file
+from samovar.cli.input import model_path, read_adapter, read_messages, read_text
 from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt
 from samovar.cli.output import print_json
 from samovar.cli.streams import complain
@@ -183,7 +183,7 @@ def _opened(options: PromptOptions) -> Iterator[tuple[inprocess.Served, list[int
             gpu_layers=options.gpu_layers,
             proves_state=True,
         ) as backend,
-        inprocess.serve(backend, [adapter(each) for each in options.lora], config) as served,
+        inprocess.serve(backend, [read_adapter(each) for each in options.lora], config) as served,
     ):
         if messages is None:
             yield served, inprocess.encode_prompt(backend, text, is_raw=options.raw)

@@ -288,15 +288,7 @@ def warm(served: Served, tokens: list[int], cancelled: threading.Event) -> Outlo
     """
     store, _, _ = _kept(served)
     engine = served.engine
-    # A state can be repeated only with what follows it, and a prefill alone does not end in that.
-    is_divisible = served.backend.state_kind is StateKind.DIVISIBLE
-    request = GenerateRequest(
-        _REQUEST,
-        tuple(tokens),
-        adapters=served.adapters,
-        prefill_only=is_divisible,
-        max_tokens=None if is_divisible else 1,
-    )
+    request = GenerateRequest(_REQUEST, tuple(tokens), adapters=served.adapters, prefill_only=True)
     engine.submit(request)
     while not engine.is_idle:
         if cancelled.is_set():

@@ -75,6 +75,19 @@ def read_messages(path: Path) -> list[Message]:
     return found
 
 
+def read_adapter(text: str) -> tuple[str, float]:
+    """PATH or PATH:SCALE; a colon that is followed by no number belongs to the path.
+
+    A built-in name may stand for the path.
+    """
+    path, _, scale = text.rpartition(":")
+    try:
+        found, factor = (path, float(scale)) if path else (text, 1.0)
+    except ValueError:
+        found, factor = text, 1.0
+    return model_path(found), factor
+
+
 def model_path(text: str) -> str:
     """The path that a text stands for: a built-in name for its file, anything else for itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,20 @@ from typing import Any
 import click
 
 from samovar.cli import inprocess
-from samovar.cli.input import model_path, read_grammar, read_messages, read_text
+from samovar.cli.input import (
+    model_path,
+    read_adapter,
+    read_grammar,
+    read_messages,
+    read_text,
+)
 from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
 from samovar.cli.output import print_json, write_text
 from samovar.config import CacheConfig
 from samovar.errors import InvalidRequest
 from samovar.types import Cached, SamplingParams
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def _run(options: RunOptions) -> int:
         raise InvalidRequest("--max-tokens must be 1 or more")
     if options.ctx_size < 0 or options.threads < 0:
         raise InvalidRequest("--ctx-size and --threads must be positive")
-    adapters = [_adapter(text) for text in options.lora]
+    adapters = [read_adapter(text) for text in options.lora]
     started = time.monotonic()
     with (
         inprocess.open_model(
@@ -120,7 +129,13 @@ def _run(options: RunOptions) -> int:
 def _cache(options: RunOptions) -> CacheConfig | None:
     if options.no_cache:
         return None
-    return CacheConfig() if options.cache_dir is None else CacheConfig(directory=options.cache_dir)
+    if options.cache_dir is not None:
+        return CacheConfig(directory=options.cache_dir)
+    try:
+        return CacheConfig()
+    except InvalidRequest as error:
+        logger.warning("the prompt is not kept: %s", error)
+        return None
 
 
 def _params(options: RunOptions) -> SamplingParams:
@@ -133,19 +148,6 @@ def _params(options: RunOptions) -> SamplingParams:
         min_p=options.min_p,
         seed=options.seed,
     )
-
-
-def _adapter(text: str) -> tuple[str, float]:
-    """PATH or PATH:SCALE; a colon that is followed by no number belongs to the path.
-
-    A built-in name may stand for the path.
-    """
-    path, _, scale = text.rpartition(":")
-    try:
-        found, factor = (path, float(scale)) if path else (text, 1.0)
-    except ValueError:
-        found, factor = text, 1.0
-    return model_path(found), factor
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class Batch:
         sequence = row.sequence
         assert sequence.seq_id is not None
         sampler = sequence.sampler if row.catches_up and sequence.samples else None
-        wants = wants_logits or sampler is not None or (row.catches_up and sequence.is_verified)
+        # Also where nothing is picked: a state that cannot be cut is kept with what follows it.
+        wants = wants_logits or row.catches_up
         return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
 
     # ---- when it does not go well -------------------------------------------------------------
