@@ -19,10 +19,10 @@ from samovar.chat.arguments import (
     object_text,
     tagged_text,
 )
-from samovar.chat.families import Frame, Maybe, Parameters, Part, Slot
 from samovar.chat.messages import Json
 from samovar.chat.notations import BARE_QUOTING, PYTHON_QUOTING, BareText, PythonText
 from samovar.chat.reader import MismatchError, Quoting, Reader, Reading
+from samovar.chat.shapes import Frame, Maybe, Parameters, Part, Slot
 
 _JSON_QUOTING = Quoting(('"',))
 _WORD = re.compile(r"[\w.:-]*")
@@ -193,11 +193,9 @@ def _parameter(
         pieces.append(reader.take(len(tags.close)))
     reader.take(len(tags.close))
     text = _unwrapped("".join(pieces), tags.wrap)
-    if tags.text_attribute and tags.text_attribute in attributes:
-        return key, dumps(text)
-    if tags.json_attribute and tags.json_attribute in attributes:
-        return key, json_or_text(text)
-    return key, tagged_text(text, _property(schema, key), schema)
+    if not tags.text_attribute:
+        return key, tagged_text(text, _property(schema, key), schema)
+    return key, dumps(text) if tags.text_attribute in attributes else json_or_text(text)
 
 
 def _unwrapped(text: str, wrap: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from samovar.chat.families import FAMILIES, NONE, Family
+from samovar.chat.families import FAMILIES, NONE
 from samovar.chat.probing import Render, probed_frame
+from samovar.chat.shapes import Family
 from samovar.errors import InvalidRequest
 
 PROBED = "probed"

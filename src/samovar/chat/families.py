@@ -1,113 +1,12 @@
-"""How models write: the markers around reasoning and calls, and how arguments look, as data.
+"""The families of output that are known, as data.
 
-A family is what one kind of model was trained to write. The parser reads by it, and the constraint
-that makes a model write so is made from it. White space in the literals is what models write; in
-reading any, also none, will do.
+A row for a model that is not here is all it takes: `shapes` says what the fields mean, and the
+first row whose markers are all in a chat template is that of the model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
-
-class Slot(Enum):
-    """What stands between the literals of a call."""
-
-    NAME = "name"
-    """The name of a tool that was given."""
-    WORD = "word"
-    """An id or a number that the model gives to its call: letters, digits, `_` and `-`."""
-    JSON = "json"
-    """The arguments as a JSON object."""
-    ENVELOPE = "envelope"
-    """A JSON object that holds the name and the arguments."""
-    LIST = "list"
-    """A JSON array of such objects."""
-    PARAMETERS = "parameters"
-    """Each argument between tags, as the family's `Parameters` say."""
-    PYTHON = "python"
-    """A list of calls in Python's notation, with arguments by keyword."""
-    BARE = "bare"
-    """An object in Gemma's notation: keys without quotes, texts between quotes of their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Maybe:
-    """Parts that may be left out; whether they are there shows in the first, a literal.
-
-    A constraint has them written where `is_written`.
-    """
-
-    parts: tuple[Part, ...]
-    is_written: bool = True
-
-
-Part = str | Slot | Maybe
-
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """What encloses reasoning. It begins only where nothing was said before in the turn."""
-
-    open: str
-    close: str
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What encloses an argument: open, key, key_end, attributes, value_start, value, close."""
-
-    open: str
-    key_end: str
-    value_start: str
-    """Nothing: the value begins behind `key_end`, and there are no attributes."""
-    close: str
-    wrap: str = ""
-    """White space that is written around a value and is no part of it."""
-    text_attribute: str = ""
-    """What says that the value is a text, where that is said and not left to the schema."""
-    json_attribute: str = ""
-    """What says that the value is JSON."""
-    between: str = "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What encloses calls: `open`, one or more calls, `close`; either may be empty.
-
-    A call also counts where `open` was forgotten, if its first part is a literal.
-    """
-
-    call: tuple[Part, ...]
-    open: str = ""
-    close: str = ""
-    is_per_call: bool = False
-    """Whether each call of several has `open` and `close` of its own."""
-    between: str = ""
-    """What is written between calls, white space or a separator."""
-    is_anchored: bool = False
-    """Whether calls come only where nothing was said before in the turn, as those without any
-    marker must: any text may have a bracket."""
-    parameters: Parameters | None = None
-    name_key: str = "name"
-    arguments_key: str = "arguments"
-    """The keys of an envelope that a constraint writes. Reading knows those of all families."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One way of writing."""
-
-    name: str
-    markers: tuple[tuple[str, ...], ...] = ()
-    """A chat template that holds all texts of one of these rows belongs to this family."""
-    reasoning: Reasoning | None = None
-    frames: tuple[Frame, ...] = ()
-    """The first is what a constraint has written; the others are read as well."""
-    drop: tuple[str, ...] = ()
-    """Markers that say nothing: they are left out of the content."""
-
+from samovar.chat.shapes import Family, Frame, Maybe, Parameters, Reasoning, Slot
 
 # ---- frames --------------------------------------------------------------------------------------
 
@@ -129,7 +28,7 @@ def _glm(suffix: str = "") -> Parameters:
     )
 
 
-_THINK = Reasoning("<think>\n", "\n</think>\n\n")
+_THINK = Reasoning("<think>\n", "\n</think>", "\n\n")
 _ENVELOPE = (Slot.ENVELOPE,)
 _LIST = (Slot.LIST,)
 
@@ -141,6 +40,7 @@ _COHERE = Frame(
     "<|END_ACTION|>",
     name_key="tool_name",
     arguments_key="parameters",
+    id_key="tool_call_id",
 )
 _QWEN_XML = _xml(
     "<tool_call>\n",
@@ -172,7 +72,7 @@ _K3_PARAMETER = Parameters(
     "<|sep|>",
     "<|close|>argument<|sep|>",
     text_attribute='type="string"',
-    json_attribute="type=",
+    json_attribute='type="{type}"',
     between="",
 )
 _K3 = Frame(
@@ -290,7 +190,7 @@ _TABLE = (
     Family(
         "harmony",
         (("<|start|>", "<|channel|>", "<|message|>"),),
-        Reasoning("<|channel|>analysis<|message|>", "<|end|>"),
+        Reasoning("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant"),
         (_HARMONY, _HARMONY_RECIPIENT),
         (
             "<|start|>assistant",
@@ -318,7 +218,7 @@ _TABLE = (
     Family(
         "solar",
         (("<|tool_call:begin|>",),),
-        Reasoning("<|think|>", "<|end|>"),
+        Reasoning("<|think|>", "<|end|>", "<|begin|>assistant"),
         (_SOLAR,),
         ("<|begin|>assistant", "<|content|>", "<|end|>"),
     ),

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from samovar.chat.arguments import Named
 from samovar.chat.calls import CallReader, Schemas
-from samovar.chat.families import Family, Slot
 from samovar.chat.reader import MismatchError, Reader, Reading
+from samovar.chat.shapes import Family, Slot
 from samovar.types import Tool
 
 _GAP = 64

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from samovar.chat.families import Frame, Slot
 from samovar.chat.messages import Json
+from samovar.chat.shapes import Frame, Slot
 from samovar.errors import SamovarError
 from samovar.types import Message, Tool
 
