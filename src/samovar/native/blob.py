@@ -24,6 +24,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -234,21 +235,32 @@ def _describe(cells: np.ndarray, tokens: Sequence[int], seq_id: int) -> None:
 
 
 def _write_rows(writer: _Writer, cells: int, ranges: Sequence[Range], layout: Layout) -> None:
+    """Block by block: each is read once, from its first byte to its last."""
     payloads = [np.frombuffer(piece.payload, np.uint8) for piece in ranges]
     before = 0  # bytes of one cell in the parts that are done
-    for part in layout.parts:
-        writer.raw(part.header())
-        target = writer.view(cells * part.row_bytes)
+    for part, alike in groupby(layout.parts):
+        header = np.frombuffer(part.header(), np.uint8)
+        count = len(list(alike))
+        # Neighbours of one shape lie at equal distances: one row each, header and cells.
+        target = writer.view(count * (len(header) + cells * part.row_bytes)).reshape(count, -1)
+        target[:, : len(header)] = header
+        target = target[:, len(header) :]
         for piece, payload in zip(ranges, payloads, strict=True):
-            count = piece.end - piece.start
-            first = before * count
-            rows = payload[first : first + count * part.row_bytes]
-            if part.width:
-                columns = target.reshape(part.width, cells, -1)
-                columns[:, piece.start : piece.end] = rows.reshape(part.width, count, -1)
-            else:
-                target[piece.start * part.row_bytes : piece.end * part.row_bytes] = rows
-        before += part.row_bytes
+            length = piece.end - piece.start
+            first, size = before * length, count * part.row_bytes * length
+            _put(target, part, piece, payload[first : first + size])
+        before += count * part.row_bytes
+
+
+def _put(target: np.ndarray, part: Part, piece: Range, rows: np.ndarray) -> None:
+    """Write the rows of a range into neighbouring parts of one shape."""
+    count, length = len(target), piece.end - piece.start
+    if part.width:
+        columns = target.reshape(count, part.width, -1, part.row_bytes // part.width)
+        columns[:, :, piece.start : piece.end] = rows.reshape(count, part.width, length, -1)
+    else:
+        cells = slice(piece.start * part.row_bytes, piece.end * part.row_bytes)
+        target[:, cells] = rows.reshape(count, -1)
 
 
 class _Writer:
