@@ -103,7 +103,7 @@ def test_a_crash_at_any_call_leaves_nothing_or_something_complete(
 def test_what_was_reported_durable_survives_being_killed(root: Path) -> None:
     chance, promised = random.Random(1), set[Name]()
     survivor = opened(root)
-    for round_ in range(scaled(3, 40)):
+    for round_ in range(scaled(3, 20)):
         lines = chance.randrange(1, 25)
         with started(root, f"killed {round_}", 2**30, 0) as process:
             assert process.stdout is not None
@@ -128,7 +128,7 @@ def test_what_was_reported_durable_survives_being_killed(root: Path) -> None:
 
 
 def test_processes_share_a_budget(root: Path) -> None:
-    budget, groups = 1_500_000, scaled(25, 400)
+    budget, groups = 1_500_000, scaled(25, 150)
     processes = [started(root, seed, budget, groups) for seed in ("a", "b", "c")]
     reports = []
     for process in processes:

@@ -211,7 +211,7 @@ def test_no_company_of_tiers_ever_exceeds_the_budget(root: Path, seed: int) -> N
             peaks.append(measured(path))
 
     company = [opened(root, budget=budget, io=Watched(after=measure)) for _ in range(3)]
-    for number in range(scaled(60, 1000)):
+    for number in range(scaled(60, 300)):
         files = chance.choice(company)
         blocks = chain(chance.randrange(1, 8), chance.randrange(1, 30_000), seed=number)
         there = [name for file in (path / "blocks").iterdir() if (name := parse_name(file.name))]
