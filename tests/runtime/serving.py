@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -241,15 +242,15 @@ async def nothing_left_behind() -> AsyncIterator[None]:
     yield
     await asyncio.sleep(0)
     after = _things()
-    assert after == before, {kind: (before[kind], after[kind]) for kind in after}
+    assert after == before, {kind: (after[kind] - before[kind]) for kind in after}
 
 
-def _things() -> dict[str, Any]:
+def _things() -> dict[str, Counter[object]]:
     """Vectors come in memory that has no name: it is gone with its descriptor."""
     return {
-        "descriptors": sorted(map(_kind, open_descriptors().values())),
-        "processes": children(),
-        "tasks": {one.get_coro().__qualname__ for one in asyncio.all_tasks()},
+        "descriptors": Counter(map(_kind, open_descriptors().values())),
+        "processes": Counter(children()),
+        "tasks": Counter(str(one.get_coro()) for one in asyncio.all_tasks()),
     }
 
 

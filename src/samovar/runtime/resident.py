@@ -33,7 +33,7 @@ from samovar.ipc.requests import Request, pack_request
 from samovar.runtime.supervisor import Death, Phase, Spec, Supervisor
 from samovar.runtime.ticket import Ticket, with_seed
 from samovar.runtime.vectors import read_vectors
-from samovar.types import Embedded
+from samovar.types import Embedded, Failed
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,16 @@ def backoff(config: RuntimeConfig, deaths: int) -> float:
     """Seconds before a worker is started again that died so many times within the window."""
     most = math.log2(max(1.0, config.most_backoff / max(config.first_backoff, 1e-9)))
     return min(config.first_backoff * 2 ** min(deaths - 1, most + 1), config.most_backoff)
+
+
+def _embedded(report: ipc.Vectors, fds: list[int]) -> Embedded | Failed:
+    """The end of an EmbedRequest."""
+    try:
+        vectors = read_vectors(os.dup(fds[0]), report.rows, report.width)
+    except (OSError, IndexError):
+        text = "the vectors did not come over from the model's process; try again"
+        return Failed(report.request_id, "internal_error", text, retryable=True)
+    return Embedded(report.request_id, vectors, report.usage)
 
 
 def _suspicion(ticket: Ticket) -> tuple[float, int, float]:
@@ -251,9 +261,8 @@ class Resident:
             case ipc.Output(events):
                 for event in events:
                     self._hear(event.request_id, event)
-            case ipc.Vectors(request_id, rows, width, usage):
-                vectors = read_vectors(os.dup(fds[0]), rows, width)
-                self._hear(request_id, Embedded(request_id, vectors, usage))
+            case ipc.Vectors():
+                self._hear(report.request_id, _embedded(report, fds))
             case ipc.Answer(call_id=number):
                 self._answer(number, report)
             case _:
