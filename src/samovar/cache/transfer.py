@@ -30,6 +30,7 @@ _GROUP_BLOCKS = 32  # published together: one wait for the disk's own cache inst
 _GROUP_BYTES = 2**26
 _MAX_REFUSED = 4096  # keys that are remembered; what hangs on them follows soon
 _LOOK_SECONDS = 1.0  # how old what another process published may be before it is seen
+_LOOK_SHARE = 0.05  # of the thread's time: a directory of 100,000 blocks takes a second to list
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +201,18 @@ class Transfer:
     # ---- on the thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
-        looked = time.monotonic()
+        due = time.monotonic() + _LOOK_SECONDS
         while (work := self._next()) is not _CLOSED:
             if work is not None:
                 self._carry_out(work)
-            if time.monotonic() - looked >= _LOOK_SECONDS:
+            began = time.monotonic()
+            if began >= due:
                 for tier in self._tiers:
                     self._carry_out(partial(self._look, tier))
                 if self._sample is not None:
                     self._carry_out(partial(self._take_sample, self._sample))
-                looked = time.monotonic()
+                took = time.monotonic() - began
+                due = began + max(_LOOK_SECONDS, took / _LOOK_SHARE)
 
     def _next(self) -> Callable[[], None] | None:
         """The next thing to do; None: time to look around."""
