@@ -194,6 +194,27 @@ def test_what_is_offered_twice_is_kept_once(folder: Path) -> None:
     assert store.index.count_of(DISK) == 4
 
 
+def check_a_key_stands_for_everything_before_it() -> None:
+    """The same tokens at the same place are another block behind other ones."""
+    store = made()
+    chains = []
+    for first in range(3):
+        parent, blocks = ROOT, []
+        for at, tokens in enumerate(([first] * 16, [9] * 16, [first // 2] * 16, [8] * 16)):
+            place = Place(MODEL.digest, parent, 16 * at, pack_tokens(tokens))
+            blocks.append(make_block(ROWS, place, memoryview(os.urandom(100))))
+            parent = blocks[-1].head.key
+        assert all(offer(store, blocks))
+        chains.append(blocks)
+    for blocks in chains:
+        assert found(store, blocks) == 64
+        assert all_same(bring(store, blocks)[0], blocks)
+
+
+def test_a_key_stands_for_everything_before_it() -> None:
+    check_a_key_stands_for_everything_before_it()
+
+
 def test_a_salt_and_adapters_hide_everything_else(folder: Path) -> None:
     store = made(disk(folder))
     scopes = [
@@ -333,7 +354,8 @@ def check_what_is_leased_stays() -> None:
         offer(store, blocks)
         held = lease(store, blocks)
         for seed in range(1, 30):
-            offer(store, chain(3, 1000, seed=seed))
+            for block in chain(3, 1000, seed=seed):
+                store.offer(block, seconds=1e3)  # they are worth more
             assert found(store, blocks) == len(tokens_of(blocks))
         held.close()
         store.shrink_memory(0)

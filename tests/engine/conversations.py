@@ -7,7 +7,7 @@ answers decide what there is to go on from. Everything is drawn before anything 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from hypothesis import strategies as st
@@ -349,3 +349,15 @@ def conversations(draw: st.DrawFn, kinds: Sequence[StateKind] = KINDS) -> Conver
     """Up to three lives."""
     number = draw(st.sampled_from([2, 3, 1]))
     return Conversation(draw(casts(kinds)), tuple(draw(lives()) for _ in range(number)))
+
+
+@st.composite
+def roomy_conversations(draw: st.DrawFn, kind: StateKind) -> Conversation:
+    """Two lives in which everything is kept: what is wrong with what is restored shows early."""
+    settings = {"keeps_logits": draw(st.booleans()), "checkpoint_tokens": 16}
+    cast = Cast(kind, None, 2, 16, work=(1000,), settings=tuple(settings.items()))
+    found = []
+    for _ in range(2):
+        waves = [(draw(turns()),) for _ in range(4)]
+        found.append(Life(tuple((replace(one, cancels=None),) for (one,) in waves)))
+    return Conversation(cast, tuple(found))

@@ -117,6 +117,22 @@ def test_exact_repeats_under_different_adapters_at_the_same_time(kind: StateKind
             end(trial)
 
 
+def check_adapters_are_told_apart() -> None:
+    """The same prompt under every set, cold and from the cache."""
+    sets = ((), (("x", 1.0),), (("x", 0.5),), (("y", 1.0),), (("x", 1.0), ("y", 0.5)))
+    with place() as where:
+        for life in range(2):
+            trial = started(where, num_sequences=1)
+            for at, adapters in enumerate(sets):
+                asked = request(f"r{at}", (*PROMPT, 7), max_tokens=3, adapters=adapters)
+                assert restored(ask(trial, asked)) == (len(PROMPT) if life else 0)
+            end(trial)
+
+
+def test_adapters_are_told_apart() -> None:
+    check_adapters_are_told_apart()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_candidates_are_verified_behind_what_was_restored(kind: StateKind) -> None:
     with place(keeps_logits=True) as where:

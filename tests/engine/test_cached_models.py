@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.files import FileTier
+from samovar.cache.keys import FORMAT, Namespace
 from samovar.cache.names import parse_name
 from samovar.cache.node import Tier
 from samovar.engine.engine import EngineOptions
@@ -261,12 +262,11 @@ def test_what_was_reported_durable_is_there_after_a_kill(
     chance = random.Random(1)
     for life in range(scaled(2, 10)):
         command = child(path, directory, [prompt(80, life)], is_endless=True)
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(chance.randrange(2, 9))]
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read()
-        process.wait()
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(chance.randrange(2, 9))]
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read()
         reports = [json.loads(line) for line in [*lines, *rest.splitlines()] if _is_whole(line)]
         assert len(reports) >= 2
         require_durable(directory, reports[-1]["durable"])
@@ -279,23 +279,16 @@ def _is_whole(line: str) -> bool:
 def require_durable(directory: Path, durable: list[str]) -> None:
     """All of these are there, and whole."""
     [folder] = [one for one in directory.iterdir() if one.is_dir()]
-    files = FileTier(directory, _Named(folder.name), 2**30, is_durable=True)
+    fields = json.loads((folder / "namespace.json").read_text())
+    assert fields.pop("format") == FORMAT
+    files = FileTier(directory, Namespace(fields), 2**30, is_durable=True)
+    assert files.path == folder
     there = {entry.name for entry in files.open().entries}
     names = [parse_name(text) for text in durable]
     assert len(names) > 3
     assert there >= set(names)
     assert [one for one in files.check(deep=True) if one.kind not in ("leaving", "total")] == []
     files.close()
-
-
-class _Named:
-    """A namespace of which only the directory is known."""
-
-    def __init__(self, name: str) -> None:
-        self.digest = bytes.fromhex(name.ljust(64, "0"))
-
-    def as_json(self) -> str:
-        return "{}"
 
 
 # ---- how much comes back ------------------------------------------------------------------------

@@ -14,25 +14,25 @@ from samovar.cache.keys import Namespace
 from samovar.cache.queue import Queue
 from samovar.cache.store import Scope
 from samovar.engine.restoring import Restoring
-from samovar.engine.saving import Saving
 from samovar.engine.scopes import Scopes
 from samovar.engine.sequence import Sequence
 from samovar.errors import SamovarError
 from samovar.native.interface import StateKind
 from tests.cache import test_store
-from tests.engine import test_cached_faults
-from tests.engine.conversations import Conversation, conversations
+from tests.engine import test_cached, test_cached_faults
+from tests.engine.builders import KINDS
+from tests.engine.conversations import Conversation, roomy_conversations
 from tests.engine.test_mutants import Patch, nothing, wrapped
 
 FOUND = (AssertionError, SamovarError, ValueError, RuntimeError)
 """How a bug shows: what was said is wrong, or somebody noticed before."""
 
 
-def check_conversations(*kinds: StateKind) -> Callable[[], None]:
-    """The property of test_cached_texts.py, in a fixed order."""
+def check_conversations(kind: StateKind) -> Callable[[], None]:
+    """The property of test_cached_texts.py where everything is kept, in a fixed order."""
 
     @settings(
-        max_examples=200,
+        max_examples=15,
         phases=[Phase.generate],
         database=None,
         deadline=None,
@@ -40,11 +40,14 @@ def check_conversations(*kinds: StateKind) -> Callable[[], None]:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(conversations(kinds))
+    @given(roomy_conversations(kind))
     def run(conversation: Conversation) -> None:
         conversation.play()
 
     return run
+
+
+DIVISIBLE, TAILED, WHOLE = (check_conversations(kind) for kind in KINDS)
 
 
 def unchained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +57,12 @@ def unchained(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             module, "block_key", lambda space, _, tokens: original(space, bytes(32), tokens)
         )
+
+
+def without_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is leased may be evicted like anything else."""
+    for name in ("lease", "release"):
+        wrapped(Index, name, nothing)(monkeypatch)
 
 
 def without_adapters(original: Callable[..., Scope], scopes: Scopes, one: Sequence) -> Scope:
@@ -86,43 +95,39 @@ def one_too_few(original: Callable[..., int], *args: Any) -> int:  # noqa: ANN40
 MUTANTS: dict[str, tuple[Patch, Callable[[], None]]] = {
     "a key says nothing of what comes before": (
         unchained,
-        check_conversations(StateKind.DIVISIBLE),
+        test_store.check_a_key_stands_for_everything_before_it,
     ),
     "salts are ignored": (
         wrapped(Namespace, "under", without_salt),
-        check_conversations(StateKind.DIVISIBLE),
+        DIVISIBLE,
     ),
     "adapters are missing from the namespace": (
         wrapped(Scopes, "of", without_adapters),
-        check_conversations(StateKind.DIVISIBLE),
+        test_cached.check_adapters_are_told_apart,
     ),
     "scales of adapters are missing from the namespace": (
         wrapped(Namespace, "under", without_scales),
-        check_conversations(StateKind.DIVISIBLE),
+        test_cached.check_adapters_are_told_apart,
     ),
     "a parent is evicted before its child": (
         wrapped(Queue, "may_go", lambda _, queue, node, __=0: bool(node.tiers & queue.tier.bit)),
         test_store.check_nothing_is_evicted_before_what_hangs_on_it,
     ),
     "a lease is not taken": (
-        wrapped(Index, "lease", nothing),
+        without_leases,
         test_store.check_what_is_leased_stays,
     ),
     "a sequence resumes one token too far": (
         wrapped(Sequence, "run", one_too_far),
-        check_conversations(StateKind.DIVISIBLE),
+        DIVISIBLE,
     ),
     "a whole state resumes one token too far": (
         wrapped(Sequence, "run", one_too_far),
-        check_conversations(StateKind.INDIVISIBLE),
+        WHOLE,
     ),
     "a sequence resumes one token too early": (
         wrapped(Restoring, "_bring", one_too_few),
-        check_conversations(StateKind.DIVISIBLE_WITH_TAIL),
-    ),
-    "more is saved than is computed": (
-        wrapped(Saving, "_savable", lambda original, *args: original(*args) + 1),
-        check_conversations(StateKind.INDIVISIBLE),
+        TAILED,
     ),
     "contents are not verified": (
         lambda monkeypatch: monkeypatch.setattr(block, "_checksum", lambda _: bytes(8)),
@@ -131,12 +136,14 @@ MUTANTS: dict[str, tuple[Patch, Callable[[], None]]] = {
 }
 
 
+@pytest.mark.parametrize("check", {check for _, check in MUTANTS.values()})
+def test_without_a_bug_nothing_is_found(check: Callable[[], None]) -> None:
+    check()
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_bug_put_in_on_purpose_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patch, check = MUTANTS[name]
-    check()
-    if name == "a lease is not taken":
-        monkeypatch.setattr(Index, "release", lambda *_: None)
     patch(monkeypatch)
     with pytest.raises(FOUND):
         check()
