@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.batches import Batch, Corpus
+from training.corpus import mixture
 from training.layout import TENSOR_NAMES
 from training.model import Decoder
 from training.rhymes import rhymed
@@ -68,6 +69,8 @@ def train(model: Decoder, tokenizer: Tokenizer, steps: int, seed: int) -> list[t
     weights = [one for _, part in parts for one in (part.down, part.up)]
     optimizer = torch.optim.AdamW(weights, lr=_PEAK, weight_decay=0.0)
     corpus = Corpus(tokenizer, seed, model.shape.context, change=rhymed)
+    # The part that the model was last trained on: the others would teach it their manner again.
+    corpus.position = mixture.BEGINNINGS[-1]
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _PEAK * (1 - step / steps)

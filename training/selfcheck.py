@@ -1,8 +1,9 @@
 """Whether all parts agree: python -m training.selfcheck CHECKPOINT [--count N].
 
-Exports the checkpoint and proves, through llama.cpp: the same ids for thousands of texts, the
-same logits as PyTorch within the noise of float32, and the same greedy text from the F16 file
-over many prompts; measures what quantising costs. Ends with status 1 where something differs.
+Exports the checkpoint and proves: the same weights where the file is read back; through llama.cpp
+the same ids for thousands of texts, the same logits as PyTorch within the noise of float32, and
+the same greedy text from the F16 file over many prompts. Measures what quantising costs. Ends with
+status 1 where something differs.
 """
 
 from __future__ import annotations
@@ -122,6 +123,13 @@ def _writes(model: Decoder, ids: list[int], written: list[int], ends: list[int])
     return chosen[:-1] == written and is_ended
 
 
+def weights_that_differ(path: Path, model: Decoder) -> int:
+    """Of a file in F32, read back."""
+    again, _ = checkpoint.model_in(path)
+    ours = model.state_dict()
+    return sum(not torch.equal(one, ours[name]) for name, one in again.state_dict().items())
+
+
 def perplexity(path: Path, count: int) -> float:
     """Of a file, over held-out documents."""
     with opened(path) as engine:
@@ -136,6 +144,7 @@ def check(path: Path, count: int) -> bool:
         files = {quant: Path(folder) / f"{quant}.gguf" for quant in QUANTS}
         for quant, file in files.items():
             export(path, file, quant)
+        weights = weights_that_differ(files["f32"], model)
         with opened(files["f32"], is_exact=True) as engine:
             ids = ids_that_differ(engine, tokenizer, 10 * count)
             noise = largest_difference(engine, model, tokenizer, min(count, 20))
@@ -143,6 +152,7 @@ def check(path: Path, count: int) -> bool:
             models = {"rounding as llama.cpp does": rounded(model), "in float32": model}
             texts = texts_that_differ(engine, models, tokenizer, count)
         losses = {quant: perplexity(file, count) for quant, file in files.items()}
+    sys.stdout.write(f"weights that F32 read back has otherwise: {weights}\n")
     sys.stdout.write(f"texts with other ids: {ids}\n")
     sys.stdout.write(f"largest difference of a logit in F32: {noise:.2g}\n")
     for name in models:
@@ -150,7 +160,8 @@ def check(path: Path, count: int) -> bool:
     for quant, value in losses.items():
         change = value / losses["f16"] - 1
         sys.stdout.write(f"perplexity in {quant.upper()}: {value:.4f} ({change:+.3%} of F16)\n")
-    return ids == 0 and noise < _NOISE and texts["rounding as llama.cpp does"] == 0
+    is_same = weights == 0 and ids == 0 and texts["rounding as llama.cpp does"] == 0
+    return is_same and noise < _NOISE
 
 
 def main() -> int:

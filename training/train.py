@@ -2,8 +2,8 @@
 
 The same command goes on from the last checkpoint, exactly: documents come from the seed by
 number, and model, optimizers, position and random state are saved together. A run repeats bit for
-bit on the same machine and number of threads. Each part has a part
-of the corpus; the later ones begin with smaller learning rates.
+bit on the same machine and number of threads. Each part has its own mixture of the corpus, and the
+later ones begin with smaller learning rates.
 
 With `--start` only the last part is trained, on the weights of a model file: those of a run whose
 other parts are done, and whose checkpoint is not needed for it.
@@ -240,7 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.train", description="Train samovar-mini.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--parts", type=int, nargs="+", default=[2500, 600, 300, 500], help="steps of each part"
+        "--parts", type=int, nargs="+", default=[2500, 600, 300, 400], help="steps of each part"
     )
     parser.add_argument(
         "--start", metavar="FILE.gguf", help="train the last part only, on this file's weights"

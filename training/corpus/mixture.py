@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from training.corpus import instructions, numbers, questions, schemas, stories, talk, tools
+from training.corpus import (
+    instructions,
+    numbers,
+    questions,
+    schemas,
+    stories,
+    talk,
+    tools,
+)
 from training.corpus.document import Conversation, Document, Story
 from training.corpus.draw import Draw
 
@@ -67,6 +76,10 @@ def _memory(draw: Draw) -> Conversation:
     return talk.memory(draw, short)
 
 
+def _spelled_sum_in_talk(draw: Draw) -> Conversation:
+    return _joined([*(short(draw) for _ in range(draw.number(1, 3))), numbers.spelled_sum(draw)])
+
+
 def _not_told(draw: Draw) -> Conversation:
     return talk.not_told(draw, short)
 
@@ -106,9 +119,7 @@ _SHARES: dict[Callable[[Draw], Document], float] = {
 }
 """Of every hundred documents or so, how many are of a kind."""
 
-_MAKERS, _WEIGHTS = list(_SHARES), list(_SHARES.values())
-
-_LATE_SHARES: dict[Callable[[Draw], Document], float] = {
+_SECOND_SHARES: dict[Callable[[Draw], Document], float] = {
     **_SHARES,
     _story: 3,
     stories.asked_story: 4,
@@ -136,8 +147,8 @@ _LATE_SHARES: dict[Callable[[Draw], Document], float] = {
 """The second part: more of what took longest to learn, which is to find who has what in a text, and
 to compute."""
 
-_LAST_SHARES: dict[Callable[[Draw], Document], float] = {
-    **_LATE_SHARES,
+_THIRD_SHARES: dict[Callable[[Draw], Document], float] = {
+    **_SECOND_SHARES,
     _story: 4,
     stories.asked_story: 6,
     questions.fact: 9,
@@ -157,13 +168,32 @@ _LAST_SHARES: dict[Callable[[Draw], Document], float] = {
 }
 """The third part: sums above all, and everything else again."""
 
-LATE, LAST = 179_454, 233_181
-"""The numbers of the documents with which the second and the third part begin: what the first 2,500
-and 3,100 steps take with the seed 1."""
+_FOURTH_SHARES: dict[Callable[[Draw], Document], float] = {
+    **_THIRD_SHARES,
+    questions.fact: 8,
+    questions.reading: 12,
+    questions.who: 12,
+    numbers.small_sum: 0,
+    numbers.small_digits: 14,
+    numbers.large_sum: 12,
+    numbers.spelled_sum: 18,
+    numbers.spelled_chain: 6,
+    numbers.written: 4,
+    _spelled_sum_in_talk: 4,
+    tools.unusual_call: 6,
+    tools.unusual_answer: 2,
+}
+"""The fourth part: sums in words, reasoned through in digits; who of several people it is; words
+never met before as arguments of functions."""
 
-_LATE_MAKERS, _LATE_WEIGHTS = list(_LATE_SHARES), list(_LATE_SHARES.values())
-_LAST_MAKERS, _LAST_WEIGHTS = list(_LAST_SHARES), list(_LAST_SHARES.values())
+BEGINNINGS = (0, 179_454, 233_181, 260_317)
+"""The numbers of the documents with which the parts begin: what the first 2,500, 3,100 and 3,400
+steps take with the seed 1."""
 
+_MIXTURES = tuple(
+    (list(shares), list(shares.values()))
+    for shares in (_SHARES, _SECOND_SHARES, _THIRD_SHARES, _FOURTH_SHARES)
+)
 
 _EARLY = 60_000
 _EARLY_COPYING = 0.4
@@ -173,16 +203,13 @@ context early has the rest of the training to learn what to look up."""
 
 def document(seed: int, index: int, *, held_out: bool = False) -> Document:
     """The document of that number in the seed's endless corpus."""
-    is_late = held_out or index >= LATE
+    part = 0 if held_out else bisect_right(BEGINNINGS, index) - 1
     side = "held out" if held_out else "train"
-    draw = Draw(f"{seed}/{side}/{index}", held_out=held_out, is_late=is_late)
-    if index >= LAST and not held_out:
-        return draw.weighted(_LAST_MAKERS, _LAST_WEIGHTS)(draw)
-    if is_late and not held_out:
-        return draw.weighted(_LATE_MAKERS, _LATE_WEIGHTS)(draw)
+    draw = Draw(f"{seed}/{side}/{index}", held_out=held_out, is_late=held_out or part > 0)
     if index < _EARLY and not held_out and draw.chance(_EARLY_COPYING):
         return instructions.copying(draw)
-    return draw.weighted(_MAKERS, _WEIGHTS)(draw)
+    makers, weights = _MIXTURES[part]
+    return draw.weighted(makers, weights)(draw)
 
 
 def documents(seed: int, count: int, *, held_out: bool = False) -> Iterator[Document]:

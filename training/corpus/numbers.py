@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from training.corpus import words
 from training.corpus.document import Conversation, assistant, exchange, system, user
 from training.corpus.draw import Draw
@@ -38,6 +40,7 @@ _ASKING = {
     ),
 }
 SIGNS = {"plus": "+", "minus": "-", "times": "x"}
+_LARGEST_SPELLED = 100
 
 
 def result(problem: Sum) -> int:
@@ -85,6 +88,7 @@ def large_sum(draw: Draw) -> Conversation:
 
 
 def _asked(draw: Draw, problem: Sum, category: str, *, in_words: bool) -> Conversation:
+    """A sum with one of the ways to ask for it. In words its result must be one of 0 to 100."""
     operation, a, b = problem
     value = result(problem)
     if in_words:
@@ -94,6 +98,56 @@ def _asked(draw: Draw, problem: Sum, category: str, *, in_words: bool) -> Conver
         return exchange(category, question, answer.capitalize(), words.spelled(value))
     question = draw.one(_ASKING[operation]).format(a=a, b=b)
     return exchange(category, question, f"{a} {SIGNS[operation]} {b} = {value}.", str(value))
+
+
+def small_digits(draw: Draw) -> Conversation:
+    """A sum of numbers up to 20, in digits."""
+    return _asked(draw, _sum(draw, 20), "arithmetic", in_words=False)
+
+
+def spelled_sum(draw: Draw) -> Conversation:
+    """A sum in words, reasoned through in digits.
+
+    Those of numbers up to 20 are few enough to be learnt by heart, and then what was never met is
+    guessed; in digits it is computed. Most are larger, so that the answer is read off the
+    reasoning: of the small ones it would be remembered.
+    """
+    high = draw.weighted((20, 40, 99), (2, 2, 4))
+    while result(problem := _sum(draw, high)) > _LARGEST_SPELLED:
+        pass
+    operation, a, b = problem
+    made = _asked(draw, problem, "arithmetic", in_words=True)
+    question, reply = made.messages
+    reasoning = f"{a} {SIGNS[operation]} {b} = {result(problem)}."
+    return replace(made, messages=[question, assistant(reply["content"], reasoning)])
+
+
+def spelled_chain(draw: Draw) -> Conversation:
+    """A sum of three small numbers in words, one step of its reasoning after the other."""
+    first = draw.fresh(lambda: ("plus", draw.number(0, 15), draw.number(0, 15)))
+    second = draw.fresh(lambda: ("plus", result(first), draw.number(0, 10)))
+    _, a, b = first
+    _, between, c = second
+    text = " plus ".join(map(words.spelled, (a, b, c)))
+    reasoning = f"{a} + {b} = {between}. {between} + {c} = {result(second)}."
+    spelled = words.spelled(result(second))
+    asking = draw.one(("What is {}?", "How much is {}?"))
+    answer = f"{text.capitalize()} is {spelled}."
+    return exchange("arithmetic", asking.format(text), answer, spelled, reasoning)
+
+
+def written(draw: Draw) -> Conversation:
+    """A number in words, to be written in digits, or the other way about."""
+    number = draw.number(0, _LARGEST_SPELLED)
+    digits, spelled = str(number), words.spelled(number)
+    if draw.chance(0.7):
+        asking = ("Write {} in words.", "What is {} in words?", "Spell the number {}.")
+        return exchange(
+            "spelling", draw.one(asking).format(digits), f"{digits} is {spelled}.", spelled
+        )
+    asking = ("Write {} in digits.", "What is {} in digits?", "Write {} as a number.")
+    answer = f"{spelled.capitalize()} is {digits}."
+    return exchange("spelling", draw.one(asking).format(spelled), answer, digits)
 
 
 def problem(draw: Draw) -> Conversation:

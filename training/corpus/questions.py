@@ -153,10 +153,20 @@ _FACTS: tuple[Callable[[Draw], Fact], ...] = (
 def reading(draw: Draw) -> Conversation:
     """A question about one to three sentences that stand before it."""
     sentences, asked = draw.one(_READINGS)(draw)
-    question, answer, key = draw.one(asked)
+    return _about(draw, sentences, draw.one(asked))
+
+
+def _about(draw: Draw, sentences: list[str], asked: Fact) -> Conversation:
+    question, answer, key = asked
     text = " ".join(sentences)
     ways = (f"{text} {question}", f"{text}\n{question}", f"{text}\n\nQuestion: {question}")
     return exchange("reading", draw.one(ways), answer, key)
+
+
+def who(draw: Draw) -> Conversation:
+    """The question which of several people it is, for which the text must be read backwards."""
+    sentences, asked = _of_several(draw)
+    return _about(draw, sentences, draw.one([one for one in asked if one[0].startswith("Who")]))
 
 
 def readings(draw: Draw) -> Conversation:
@@ -165,9 +175,7 @@ def readings(draw: Draw) -> Conversation:
     To find who has what is learnt from the one word of an answer that tells it; here there are
     many of those in a document.
     """
-    sentences, asked = draw.one(_READINGS)(draw)
-    while len(sentences) < 2:  # of one person there is nothing to confuse
-        sentences, asked = draw.one(_READINGS)(draw)
+    sentences, asked = _of_several(draw)
     chosen = draw.some(asked, draw.number(2, len(asked)))
     text = " ".join(sentences)
     question = " ".join(question for question, _, _ in chosen)
@@ -178,6 +186,14 @@ def readings(draw: Draw) -> Conversation:
 
 Reading = tuple[list[str], list[Fact]]
 """Sentences, and what can be asked about them."""
+
+
+def _of_several(draw: Draw) -> Reading:
+    """About two people or three: of one there is nothing to confuse."""
+    sentences, asked = draw.one(_READINGS)(draw)
+    while len(sentences) < 2:
+        sentences, asked = draw.one(_READINGS)(draw)
+    return sentences, asked
 
 
 def _people(draw: Draw, *kinds: Sequence[str]) -> list[list[str]]:

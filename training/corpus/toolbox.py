@@ -38,6 +38,11 @@ class Function:
         function = {"name": self.name, "description": self.description, "parameters": schema}
         return {"type": "function", "function": function}
 
+    @property
+    def free_texts(self) -> list[str]:
+        """The parameters whose value may be any text."""
+        return [key for key, schema in self.parameters.items() if schema == _TEXT]
+
 
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer"}
@@ -280,4 +285,14 @@ def invented(draw: Draw) -> Function:
         lambda inner: {key: inner.one(values)},
         _DONE,
         f"Done: {ask}.",
+    )
+
+
+def unusual(draw: Draw) -> str:
+    """A word that is rare in the corpus, or was made up for this one time."""
+    if draw.chance(0.4):
+        return draw.one(words.RARE)
+    return "".join(
+        draw.one(words.ONSETS) + draw.one(words.VOWELS) + draw.one(words.CODAS)
+        for _ in range(draw.weighted((1, 2, 3), (3, 4, 1)))
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from training.corpus.document import Conversation, Message, Tool, assistant, user
 from training.corpus.draw import Draw
-from training.corpus.toolbox import FUNCTIONS, Arguments, Function, invented
+from training.corpus.toolbox import FUNCTIONS, Arguments, Function, invented, unusual
 
 
 def offered(draw: Draw, *needed: Function) -> list[Tool]:
@@ -21,13 +21,37 @@ def offered(draw: Draw, *needed: Function) -> list[Tool]:
     return [one.definition(is_described=is_described) for one in draw.some(chosen, len(chosen))]
 
 
-def _request(draw: Draw) -> tuple[Function, Arguments, str]:
-    """A function, its arguments and a way to ask; function and arguments on the draw's side."""
+Request = tuple[Function, Arguments, str]
+"""A function, its arguments and a way to ask."""
+
+
+def _request(draw: Draw) -> Request:
+    """Function and arguments together are on the draw's side."""
+    return _on_this_side(draw, lambda: _chosen(draw))
+
+
+def _unusual_request(draw: Draw) -> Request:
+    """The same with an unusual word for one of the arguments, which must be a text."""
 
     def make() -> tuple[Function, Arguments]:
-        function = draw.one(FUNCTIONS) if draw.chance(0.65) else invented(draw)
-        return function, function.arguments(draw)
+        function, arguments = _chosen(draw)
+        while not (texts := function.free_texts):
+            function, arguments = _chosen(draw)
+        key = draw.one(texts)
+        usual, word = arguments[key], unusual(draw)
+        if usual[0].isupper():
+            word = word.capitalize()
+        return function, {**arguments, key: word}
 
+    return _on_this_side(draw, make)
+
+
+def _chosen(draw: Draw) -> tuple[Function, Arguments]:
+    function = draw.one(FUNCTIONS) if draw.chance(0.65) else invented(draw)
+    return function, function.arguments(draw)
+
+
+def _on_this_side(draw: Draw, make: Callable[[], tuple[Function, Arguments]]) -> Request:
     function, arguments = draw.fresh(make, lambda made: (made[0].name, tuple(made[1].items())))
     return function, arguments, draw.one(function.asking).format(**arguments)
 
@@ -51,15 +75,33 @@ def _told(result: Arguments) -> Message:
 
 def call(draw: Draw) -> Conversation:
     """A request that one of the functions serves; the last message is the call."""
-    function, arguments, asking = _request(draw)
+    return _called(draw, _request(draw))
+
+
+def unusual_call(draw: Draw) -> Conversation:
+    """The same with a word in the request that is met nowhere else, and can only be copied."""
+    return _called(draw, _unusual_request(draw))
+
+
+def _called(draw: Draw, request: Request) -> Conversation:
+    function, arguments, asking = request
     calls = [(function.name, arguments)]
     messages = [user(asking), call_message(calls)]
     return Conversation("tool call", messages, _expected(calls), offered(draw, function))
 
 
 def answer(draw: Draw) -> Conversation:
-    """The same, with the function's result and the answer made of it."""
-    function, arguments, asking = _request(draw)
+    """A call with the function's result and the answer made of it."""
+    return _answered(draw, _request(draw))
+
+
+def unusual_answer(draw: Draw) -> Conversation:
+    """The same with a word in the request that is met nowhere else."""
+    return _answered(draw, _unusual_request(draw))
+
+
+def _answered(draw: Draw, request: Request) -> Conversation:
+    function, arguments, asking = request
     result = function.result(draw, arguments)
     text = function.answer.format(**{**arguments, **result})
     messages: list[Message] = [

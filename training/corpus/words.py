@@ -102,6 +102,25 @@ UNKNOWN = _words(
 )
 """What lies outside of the world."""
 
+RARE = _words(
+    "rock metal blues pop punk soul swing salsa tango disco march waltz gospel choir harp violin"
+    " trumpet guitar organ banjo marble pencil ladder button candle carpet helmet ticket hammer"
+    " rocket wallet pepper lemon cherry walnut onion garlic butter sugar coffee honey lizard parrot"
+    " tiger camel whale eagle mayor pilot dentist miner tailor"
+)
+"""Words for the arguments of functions that the rest of the corpus hardly has."""
+
+ONSETS = (
+    "", "b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m",
+    "n", "p", "pl", "qu", "r", "s", "sh", "sk", "st", "t", "th", "tr", "v", "w", "y", "z",
+)  # fmt: skip
+VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou")
+CODAS = (
+    "", "", "", "b", "ck", "d", "f", "g", "ll", "lt", "m", "n", "nd", "nk", "p", "r", "rd", "rk",
+    "s", "sh", "sk", "ss", "st", "t", "th", "x", "zz",
+)  # fmt: skip
+"""Of these, syllables are made up of all the letters there are."""
+
 
 def with_article(noun: str) -> str:
     """The noun after `a` or `an`."""
