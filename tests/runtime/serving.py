@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -211,6 +212,14 @@ def process_is_there(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    """Fails if one of these processes stays."""
+    give_up = time.monotonic() + PATIENCE
+    while left := [pid for pid in pids if process_is_there(pid)]:
+        assert time.monotonic() < give_up, left
+        time.sleep(0.05)
 
 
 def children() -> set[int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.runtime.serving import PATIENCE, process_is_there
+from tests.runtime.serving import process_is_there, wait_until_gone
 
 
 def test_after_the_parent_was_killed_no_worker_is_left(tmp_path: Path) -> None:
@@ -24,7 +23,4 @@ def test_after_the_parent_was_killed_no_worker_is_left(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.close()
-    give_up = time.monotonic() + PATIENCE
-    while (left := [pid for pid in pids if process_is_there(pid)]) and time.monotonic() < give_up:
-        time.sleep(0.05)
-    assert left == []
+    wait_until_gone(pids)
