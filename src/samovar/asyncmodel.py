@@ -136,7 +136,8 @@ class AsyncModel:
         self, texts: EmbeddingText | Sequence[EmbeddingText], *, normalizes: bool = True
     ) -> np.ndarray:
         """One vector for each text: float32, (number of texts, width)."""
-        given = (texts,) if isinstance(texts, (str, bytes)) else tuple(texts)
+        is_one = isinstance(texts, (str, bytes)) or all(isinstance(one, int) for one in texts)
+        given = (texts,) if is_one else tuple(texts)
         request = EmbedRequest(self._id(), given, normalizes=normalizes)  # type: ignore[arg-type]
         async for event in self._runtime.generate(self._name, request):
             if isinstance(event, Embedded):

@@ -223,8 +223,9 @@ def from_code(code: str, message: str) -> SamovarError:
 
 
 def _by_code(base: type[SamovarError]) -> dict[str, type[SamovarError]]:
-    """Classes by code; where a class has its parent's, the parent."""
+    """Classes of this module by code; where a class has its parent's, the class."""
     found = {base.code: base}
     for one in base.__subclasses__():
-        found = {**_by_code(one), **found}
+        if one.__module__ == __name__:
+            found |= _by_code(one)
     return found

@@ -11,6 +11,7 @@ A `Model` drives an AsyncModel from a thread of its own: there is no second copy
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -34,6 +35,8 @@ class _Thread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._is_over = False
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run it there and wait. An interrupt of the caller cancels it."""
@@ -44,15 +47,34 @@ class _Thread:
             future.cancel()
             raise
 
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it there and wait, but not on that thread itself, where garbage may be collected."""
+        if self._is_over:
+            work.close()
+            return
+        loop = self._started()
+        if threading.current_thread() is self._thread:
+            asyncio.run_coroutine_threadsafe(work, loop)
+        else:
+            self.run(work)
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(
+                self._thread = threading.Thread(
                     target=self._loop.run_forever, name="samovar-runtime", daemon=True
                 )
-                thread.start()
+                self._thread.start()
+                atexit.register(self._end)
             return self._loop
+
+    def _end(self) -> None:
+        """The program ends: nobody may wait for a thread that will not run any more.
+
+        Workers see their sockets close, save what they have and leave.
+        """
+        self._is_over = True
 
 
 _thread = _Thread()
@@ -213,7 +235,7 @@ def _iterated(events: AsyncIterator[_T]) -> Iterator[_T]:
                 return
             yield item
     finally:
-        _thread.run(_close(events))
+        _thread.finish(_close(events))
 
 
 async def _next(events: AsyncIterator[_T]) -> _T | None:

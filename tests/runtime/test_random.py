@@ -78,8 +78,9 @@ class Walk:
         pid = self.runtime.status().get(name, {}).get("pid")
         if pid is not None:
             number = self.random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-            os.kill(pid, number)
-            self.kills += 1
+            with contextlib.suppress(ProcessLookupError):  # it has died, and nobody knows yet
+                os.kill(pid, number)
+                self.kills += 1
 
     async def unload(self, name: str) -> None:
         """At once, or after what runs."""
