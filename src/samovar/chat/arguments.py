@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
-from samovar.chat.messages import Json
+from samovar.chat.messages import Json, sound_text
 from samovar.chat.notations import PythonText
 from samovar.chat.reader import MismatchError
 
@@ -45,8 +45,8 @@ def loads(text: str) -> Json:
 
 
 def dumps(value: Json) -> str:
-    """JSON text, as templates write it."""
-    return json.dumps(value, ensure_ascii=False)
+    """JSON text, as templates write it, without halves of surrogate pairs."""
+    return sound_text(json.dumps(value, ensure_ascii=False))
 
 
 def object_text(text: str) -> str:

@@ -75,11 +75,13 @@ class CallReader:
             for call in (yield from self._call(reader)):
                 found(call)
             reader.begin()
-            if not has_section or not self._close:
-                return
             yield from reader.blanks()
-            if (yield from reader.first_of(_SEPARATORS)) is not None:
-                yield from reader.blanks()
+            separator = yield from reader.first_of(_SEPARATORS)
+            if not has_section or not self._close:
+                if separator is None:
+                    return
+                continue
+            yield from reader.blanks()
             if (yield from _literal(reader, self._close, is_last=True)):
                 return
 
@@ -163,7 +165,7 @@ class CallReader:
             raise AssertionError("a frame with parameters says how they are written")
         schema = self._tools[draft.name]
         members: dict[str, str] = {}
-        while (yield from reader.literal(tags.open)):
+        while (yield from reader.literal(tags.open.strip())):
             key, text = yield from _parameter(reader, tags, after, schema)
             members[key] = text
             yield from reader.blanks()
@@ -182,7 +184,7 @@ def _parameter(
     reader: Reader, tags: Parameters, after: tuple[str, ...], schema: Json
 ) -> Reading[tuple[str, str]]:
     """The key, and the value as JSON text."""
-    key = (yield from reader.through(tags.key_end)).strip()
+    key = (yield from reader.through(tags.key_end.strip())).strip()
     attributes = (yield from reader.through(tags.value_start)) if tags.value_start else ""
     pieces: list[str] = []
     while True:

@@ -22,9 +22,13 @@ def _invoke(prefix: str, section: str, parameters: Parameters) -> Frame:
     return Frame(call, open_, close, between="\n", parameters=parameters)
 
 
-def _glm(suffix: str = "") -> Parameters:
+def _glm(suffix: str = "", gap: str = "\n") -> Parameters:
     return Parameters(
-        f"<arg_key{suffix}>", f"</arg_key{suffix}>", f"<arg_value{suffix}>", f"</arg_value{suffix}>"
+        open=f"<arg_key{suffix}>",
+        key_end=f"</arg_key{suffix}>{gap}",
+        value_start=f"<arg_value{suffix}>",
+        close=f"</arg_value{suffix}>",
+        between=gap,
     )
 
 
@@ -312,6 +316,17 @@ _TABLE = (
                 "\n</tool_calls:opensource>",
                 between="\n",
                 parameters=_glm(":opensource"),
+            ),
+        ),
+    ),
+    Family(
+        "glm-4.7",
+        (("</arg_key><arg_value>",),),
+        _THINK,
+        (
+            Frame(
+                ("<tool_call>", Slot.NAME, Slot.PARAMETERS, "</tool_call>"),
+                parameters=_glm(gap=""),
             ),
         ),
     ),
