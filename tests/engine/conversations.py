@@ -231,6 +231,8 @@ class _Play:
         self, trial: Trial, turn: Turn, asked: GenerateRequest, before: tuple[int, ...]
     ) -> None:
         answer = trial.answers[asked.request_id]
+        if asked.prefill_only and asked.request_id in trial.excused:
+            return  # it says nothing, and ends however its decode calls were made to
         judge(
             asked,
             answer,
