@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samovar.cache.keys import ROOT
+from samovar.cache.files import FileTier
+from samovar.cache.keys import ROOT, Namespace
 from samovar.cache.names import Name, parse_name
 from samovar.cache.usage import pack_usage, unpack_usage
 from tests.cache.directories import Watched, chain, measured, names, opened, whole
@@ -174,3 +175,25 @@ def test_nothing_is_synced_where_nothing_is_durable(root: Path) -> None:
     calls = {call for call, _ in order(root, is_durable=False)}
     assert not calls & {"fsync", "fdatasync", "start_writing"}
     assert {"writev", "link", "reported"} <= calls
+
+
+def test_ever_new_salts_do_not_fill_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samovar.cache.files._MAX_SCOPES", 3)
+    tier = FileTier(tmp_path, Namespace({"model": "x"}), 2**20, is_durable=False)
+    tier.open()
+    namespace = Namespace({"model": "x"})
+    assert [tier.add_scope(namespace.under(salt=str(i))) for i in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert tier.add_scope(namespace.under(salt="1"))
+    again = FileTier(tmp_path, namespace, 2**20, is_durable=False)
+    again.open()
+    assert again.add_scope(namespace.under(salt="2"))
+    again.close()
+    tier.close()

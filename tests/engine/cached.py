@@ -93,7 +93,7 @@ class Place:
             backend.describe_state(),
             backend.weights_paths,
             self.config,
-            is_deterministic=is_deterministic,
+            grid=backend.describe_grid() if is_deterministic else None,
         )
         return Cache(self.store(namespace), self.config)
 

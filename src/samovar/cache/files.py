@@ -74,6 +74,7 @@ __all__ = [
 
 _ABOUT = "namespace.json"
 _USAGE = "usage"
+_MAX_SCOPES = 4096  # sets of adapters and salts whose blocks one directory holds
 _MAX_USAGE = 2**30  # bytes; what claims more is damaged
 
 
@@ -147,13 +148,19 @@ class FileTier:
     def add_scope(self, namespace: Namespace) -> bool:
         """Let blocks of `namespace`, one under that of this directory, be published here.
 
-        Writes its readable form. False if it could not be written. The second time costs nothing.
+        Writes its readable form. False if it could not be written, or too many are: whoever asks
+        with ever new salts is not to fill the disk. The second time costs nothing.
         """
         if namespace.digest in self._scopes:
             return True
         try:
             with self._ledger.held() as account:
-                self._note(account, SCOPES, f"{namespace.digest.hex()}.json", namespace)
+                name = f"{namespace.digest.hex()}.json"
+                known = self._folder.names(SCOPES)
+                is_full = len(known) >= _MAX_SCOPES or account.used_bytes >= self.budget
+                if is_full and name not in known:
+                    return False
+                self._note(account, SCOPES, name, namespace)
         except (Locked, OSError):
             return False
         self._scopes.add(namespace.digest)

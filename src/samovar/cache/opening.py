@@ -30,17 +30,18 @@ def namespace_of(
     weights: Sequence[Path],
     config: CacheConfig,
     *,
-    is_deterministic: bool = False,
+    grid: str | None = None,
 ) -> Namespace:
     """What decides the bytes of a model's blocks besides tokens, adapters and salt.
 
-    `state` is what the backend says of its states. Reads the whole of the weights, once per file.
-    Raises LoadFailed where that fails.
+    `state` is what the backend says of its states; `grid` how it cuts what it computes, where every
+    bit counts (None: nowhere). Reads the whole of the weights, once per file. Raises LoadFailed
+    where that fails.
     """
     fields: dict[str, Field] = dict(state)
     fields["block_size"] = config.block_size
-    if is_deterministic:  # rows of a fixed grid, which others' blocks are not
-        fields["is_deterministic"] = True
+    if grid is not None:  # rows of a fixed grid, which others' blocks are not
+        fields["grid"] = grid
     if weights:
         fields["weights"] = weights_digest(weights, _memo(config))
     return Namespace(fields)

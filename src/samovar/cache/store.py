@@ -68,6 +68,10 @@ def wall_clock() -> float:
     return time.time_ns() / 1e9
 
 
+ScopeKey = tuple[object, str]
+"""Adapters and salt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Whose blocks: a namespace under a set of adapters and a salt."""
@@ -120,7 +124,7 @@ class BlockStore:
             self._files, budgets.queue, None if pressure is None else pressure.sample
         )
         self._filing = Filing(self._files, self._records, self._transfer)
-        self._scopes: OrderedDict[tuple[object, str], Scope] = OrderedDict()
+        self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
         self._reading: dict[int, _Reading] = {}
         self._tickets = itertools.count()
         self._usage_saved = self._clock()
@@ -159,7 +163,7 @@ class BlockStore:
             self._transfer.do(partial(_call, files.add_scope, namespace))
         return scope
 
-    def scopes(self) -> list[tuple[tuple[object, str], Scope]]:
+    def scopes(self) -> list[tuple[ScopeKey, Scope]]:
         """Those that were used lately: ((adapters, salt), scope)."""
         return list(self._scopes.items())
 
@@ -379,6 +383,13 @@ class BlockStore:
             self._transfer.do(wear.save)
         for refusal in published.refused:
             self.counters.dropped_blocks[refusal.cause] += 1
+            if refusal.cause == "namespace":  # its scope could not be added: try that again
+                self._forget_scope(refusal.block.head.namespace)
+
+    def _forget_scope(self, digest: bytes) -> None:
+        for key, scope in self.scopes():
+            if scope.digest == digest:
+                del self._scopes[key]
 
     # ---- the end ------------------------------------------------------------------------------
 

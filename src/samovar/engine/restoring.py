@@ -8,6 +8,7 @@ request's failure.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from samovar.native.interface import Backend, Range, StateKind
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 32  # tokens: fewer are computed in less time than it takes to bring all of them
+_MAX_REFUSED = 1024  # that are remembered
 _TRIES = 3  # blocks may turn out bad; what is left may still be worth bringing
 
 
@@ -69,6 +71,8 @@ class Restoring:
         self._kind = backend.state_kind
         self._pending: list[_Pending] = []
         self._expected: dict[Sequence, tuple[Node, ...]] = {}
+        self._refused: OrderedDict[bytes, int] = OrderedDict()
+        """How often what ends with a block of this key was brought and refused."""
 
     @property
     def is_idle(self) -> bool:
@@ -76,7 +80,13 @@ class Restoring:
         return not self._pending
 
     def plan(self, sequence: Sequence) -> Plan:
-        """The most that the cache has of a sequence. No side effect."""
+        """The most that the cache has of a sequence, and that is worth trying. No side effect."""
+        plan = self._most_of(sequence)
+        if plan.nodes and self._refused.get(plan.nodes[-1].key, 0) >= _TRIES:
+            return Plan()
+        return plan
+
+    def _most_of(self, sequence: Sequence) -> Plan:
         scope, tokens = self._scopes.of(sequence), sequence.tokens
         needs_state = self._kind is not StateKind.DIVISIBLE
         match = self._store.match(scope, tokens, needs_state=needs_state)
@@ -146,6 +156,12 @@ class Restoring:
 
     # ---- helpers ------------------------------------------------------------------------------
 
+    def _note_refused(self, key: bytes) -> None:
+        """It proved itself and llama.cpp wants it no more than before; or cells were short."""
+        self._refused[key] = self._refused.get(key, 0) + 1
+        if len(self._refused) > _MAX_REFUSED:
+            self._refused.popitem(last=False)
+
     def _let_go(self, sequence: Sequence) -> None:
         self._store.let_go(self._expected.pop(sequence, ()))
 
@@ -188,6 +204,7 @@ class Restoring:
         except SamovarError as error:
             logger.warning("cached blocks were refused and are computed again: %s", error)
             self._store.counters.restore_failures += 1
+            self._note_refused(end.key)
             self._backend.seq_rm(sequence.seq_id)
             return 0
 

@@ -379,6 +379,9 @@ class Backend(Protocol):
     def describe_state(self) -> dict[str, str | int | float | bool | None]:
         """What decides the bytes of a state besides weights, tokens and adapters, readably."""
 
+    def describe_grid(self) -> str:
+        """How a prompt is cut and computed: with another grid, other last bits come out."""
+
     @property
     def weights_paths(self) -> tuple[Path, ...]:
         """The files of the weights, in order; none: there are no weights."""

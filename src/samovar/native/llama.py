@@ -353,6 +353,11 @@ class LlamaBackend:
         """See Backend."""
         return self._transfer.describe()
 
+    def describe_grid(self) -> str:
+        """See Backend."""
+        options = self._context.options
+        return f"{self.batch_size} tokens in {options.micro_batch_size}, {options.threads} threads"
+
     @property
     def weights_paths(self) -> tuple[Path, ...]:
         """See Backend."""

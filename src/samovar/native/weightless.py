@@ -406,6 +406,10 @@ class WeightlessBackend:
         """See Backend."""
         return {"model": "weightless", "kind": self.state_kind.value}
 
+    def describe_grid(self) -> str:
+        """See Backend."""
+        return f"{self.batch_size} tokens"
+
     @property
     def weights_paths(self) -> tuple[Path, ...]:
         """See Backend."""

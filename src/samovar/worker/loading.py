@@ -77,8 +77,8 @@ def assemble(
     try:
         if cache is not None and not cache.is_off and backend.state_kind is not StateKind.NONE:
             fields, weights = backend.describe_state(), backend.weights_paths
-            alike = config.is_deterministic
-            namespace = namespace_of(fields, weights, cache, is_deterministic=alike)
+            grid = backend.describe_grid() if config.is_deterministic else None
+            namespace = namespace_of(fields, weights, cache, grid=grid)
             accounts = [partial(_device, index) for index in range(len(devices()))]
             store = open_store(namespace, cache, accounts)
         options = EngineOptions(config.max_waiting, config.is_deterministic)
