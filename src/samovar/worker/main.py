@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _OUTBOX = 1024  # frames: a runtime that is behind by so many steps holds the engine up
 _PREPARE = 4096  # requests and questions that wait to be tokenized or rendered
+_LIGHT = 2048  # characters, which are tokenized within a millisecond
 _LEAVE_SECONDS = 10.0  # to save, once nobody is left; then the process ends as it is
 _LOOK_SECONDS = 1.0  # between two looks whether somebody is there, while a model is loaded
 _FLUSH_SECONDS = 2.0  # for what was said to go out, before a process ends in disorder
@@ -85,6 +86,14 @@ def _leave_if_alone(fd: int, is_loaded: threading.Event) -> None:
     while not is_loaded.is_set():
         if poll.poll(_LOOK_SECONDS * 1000) and not is_loaded.is_set():
             os._exit(ipc.ExitCode.LOST_PARENT)
+
+
+def _is_light(request: Request) -> bool:
+    """Whether there is so little to prepare that handing it to another thread takes longer."""
+    if not isinstance(request, GenerateRequest):
+        return True
+    is_tokenized = isinstance(request.prompt, tuple)
+    return request.sampling.grammar is None and (is_tokenized or len(request.prompt) <= _LIGHT)
 
 
 def _first(channel: Channel) -> ipc.Command | None:
@@ -179,7 +188,10 @@ class _Worker:
             return
         with self._lock:
             self._unprepared[request.request_id] = False
-        self._preparing.put(lambda: self._submit(request))
+        if not self._preparing.unfinished_tasks and _is_light(request):  # it overtakes nobody
+            self._submit(request)
+        else:
+            self._preparing.put(lambda: self._submit(request))
 
     def _cancel(self, request_id: str) -> None:
         """Overtake everything that waits to be prepared, but not the request itself."""
@@ -205,15 +217,16 @@ class _Worker:
     def _prepare(self) -> None:
         while (work := self._preparing.get()) is not None:
             work()
+            self._preparing.task_done()
 
     def _submit(self, request: Request) -> None:
         """Do what takes long about a request here, so that nobody's next token waits for it."""
-        is_cancelled = self._unprepared[request.request_id]
+        is_cancelled = self._unprepared.get(request.request_id, False)
         if isinstance(request, GenerateRequest) and not is_cancelled:
             request = self._prepared(request)
-        with self._lock:
-            is_cancelled = self._unprepared.pop(request.request_id)
         self._loop.submit(request)
+        with self._lock:  # from now on a cancellation finds it in the engine's inbox
+            is_cancelled = self._unprepared.pop(request.request_id, False)
         if is_cancelled:
             self._loop.cancel(request.request_id)
 
