@@ -1,8 +1,8 @@
 """The exams: held-out prompts of each kind, and what counts as right.
 
-No combination that is asked was ever trained on (see `corpus.draw`), the tables of multiplication
-apart, which are facts. Answers are greedy, so that a file has the same scores every time; only the
-stories are sampled.
+No combination that is asked was ever trained on (see `corpus.draw`), but for the tables of
+multiplication, which are facts, and small sums that are steps of a problem's reasoning. Answers are
+greedy, so that a file has the same scores every time; only the stories are sampled.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ whole scores are in `docs/samovar-mini.md`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from samovar.cli.inprocess import template_family
 from tests.conftest import scaled
 from tests.models.conftest import Answer, Samovar
 from training import exams, scoring
-from training.corpus.document import TEMPLATE_PATH, prompt_text
+from training.corpus import words
+from training.corpus.document import TEMPLATE_PATH, Conversation, prompt_text
 from training.engine import Engine, opened
 from training.exams import Exam
 from training.rhymes import RHYMES
@@ -73,8 +75,9 @@ def test_what_ends_a_turn_ends_generation(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("exam", "least"),
     [
-        (exams.SIMPLE, 0.7),
-        (exams.CALLS, 0.7),
+        (exams.SIMPLE, 0.9),
+        (exams.SMALL_SUMS, 0.88),
+        (exams.CALLS, 0.92),
         (exams.NO_CALLS, 0.8),
         (exams.RESULTS, 0.8),
         (exams.JSON, 0.9),
@@ -88,7 +91,8 @@ def test_it_passes_its_exams(engine: Engine, exam: Exam, least: float) -> None:
     count = scaled(25, 200)
     answers = exams.marked(engine, exam, range(count))
     wrong = [(one.asked.prompt[-1], one.answer) for one in answers if not one.is_right]
-    assert len(wrong) <= (1 - least) * count, wrong
+    # The first few prompts happen to be harder, or easier, than all of them.
+    assert len(wrong) <= (1 - least) * count + scaled(2, 0), wrong
 
 
 def test_its_stories_are_sentences_of_known_words(engine: Engine) -> None:
@@ -102,6 +106,20 @@ def test_it_reasons_where_it_is_worth_it_and_not_where_it_is_not(engine: Engine)
     problem, fact = exams.PROBLEMS.prompt(1), exams.FACTS.prompt(1)
     assert scoring.reasons(engine.answer(problem))
     assert "<think>" not in engine.answer(fact)
+
+
+def test_sums_in_words_are_reasoned_through_in_digits(engine: Engine) -> None:
+    asked = [one for one in map(exams.SMALL_SUMS.prompt, range(60)) if "=" not in _right(one)]
+    answers = [engine.answer(one) for one in asked]
+    assert all(map(scoring.reasons, answers)), answers
+    shown = [re.search(r"\d+ [-+x] \d+ = (\d+)\.", answer) for answer in answers]
+    said = [words.spelled(int(found[1])) if found else "" for found in shown]
+    agree = [scoring.says(answer, text) for answer, text in zip(answers, said, strict=True)]
+    assert sum(agree) >= 0.9 * len(asked), answers
+
+
+def _right(asked: Conversation) -> str:
+    return str(asked.messages[-1]["content"])
 
 
 def test_its_adapter_changes_its_manner_and_not_what_it_knows(mini: Path, rhymes: Path) -> None:
