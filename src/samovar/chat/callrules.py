@@ -13,6 +13,7 @@ from samovar.chat.shapes import Frame, Maybe, Part, Slot
 
 _WORD = "/[A-Za-z0-9]{1,9}/"  # ids of calls: nine characters in Mistral's templates, else numbers
 _NUMBER = "/[0-9]{1,3}/"
+_BLANK = r"/[ \n]{0,8}/"  # in lists, which Cohere's models write in several lines
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class CallRules:
         if listed is not None:
             write = self._of_all[listed]
             item = self._rules.add("item", " | ".join(write(tool) for tool in self._tools))
-            items = f'"[" {item} "]"' if is_one else f'"[" {item} (", " {item})* "]"'
+            more = "" if is_one else f'({_BLANK} "," {_BLANK} {item})*'
+            items = f'"[" {_BLANK} {item} {more} {_BLANK} "]"'
             return self._rules.add("call", self._parts(self._frame.call, lambda _: items, behind))
         calls = [
             self._rules.add(

@@ -133,15 +133,14 @@ _DEEPSEEK_R1 = Frame(
     "<\uff5ctool\u2581calls\u2581end\uff5c>",
     between="\n",
 )
-_MISTRAL = Frame(
-    (
-        "[TOOL_CALLS]",
-        Slot.NAME,
-        Maybe(("[CALL_ID]", Slot.WORD), is_written=False),
-        "[ARGS]",
-        Slot.JSON,
-    )
-)
+
+
+def _mistral(*, has_id: bool) -> Frame:
+    id_ = Maybe(("[CALL_ID]", Slot.WORD), is_written=has_id)
+    return Frame(("[TOOL_CALLS]", Slot.NAME, id_, "[ARGS]", Slot.JSON))
+
+
+_MISTRAL = _mistral(has_id=False)
 _MISTRAL_LIST = Frame(_LIST, "[TOOL_CALLS]")
 _HARMONY = Frame(
     (
@@ -296,6 +295,9 @@ _TABLE = (
         (("[TOOL_CALLS]", "[ARGS]", "[THINK]"),),
         Reasoning("[THINK]", "[/THINK]"),
         (_MISTRAL,),
+    ),
+    Family(
+        "mistral-id", (("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),), None, (_mistral(has_id=True),)
     ),
     Family("mistral", (("[TOOL_CALLS]", "[ARGS]"),), None, (_MISTRAL,)),
     Family("mistral-list", (("[TOOL_CALLS]",),), None, (_MISTRAL_LIST,)),
