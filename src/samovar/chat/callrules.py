@@ -12,7 +12,7 @@ from samovar.chat.rules import Rules, json_value, quoted
 from samovar.chat.shapes import Frame, Maybe, Part, Slot
 
 _WORD = "/[A-Za-z0-9]{1,9}/"  # ids of calls: nine characters in Mistral's templates, else numbers
-_NUMBER = "/[0-9]{1,3}/"
+_ID_END = quoted('"}')
 _BLANK = r"/[ \n]{0,8}/"  # in lists, which Cohere's models write in several lines
 
 
@@ -132,10 +132,13 @@ class CallRules:
         if not frame.name_key:
             return f"{quoted('{' + dumps(tool.name) + ': ')} {arguments} {quoted('}')}"
         name = f"{dumps(frame.name_key)}: {dumps(tool.name)}, {dumps(frame.arguments_key)}: "
+        id_ = f'{dumps(frame.id_key)}: "'
         if not frame.id_key:
             return f"{quoted('{' + name)} {arguments} {quoted('}')}"
-        head, rest = "{" + dumps(frame.id_key) + ': "', '", ' + name
-        return f"{quoted(head)} {_NUMBER} {quoted(rest)} {arguments} {quoted('}')}"
+        if frame.is_id_last:
+            return f"{quoted('{' + name)} {arguments} {quoted(', ' + id_)} {_WORD} {_ID_END}"
+        head, rest = "{" + id_, '", ' + name
+        return f"{quoted(head)} {_WORD} {quoted(rest)} {arguments} {quoted('}')}"
 
     def _parameters(self, tool: _Tool) -> str:
         written = []

@@ -99,8 +99,10 @@ def _watched(
     tokens = rules.tokens_of(family.drop)
     section = calls.section(is_one=not is_parallel, behind=opener)
     rules.add("calls", f"{rules.until('text', opener, tokens)} {section}")
+    if not is_parallel:
+        return f"calls? {rules.without(opener)}"
     rules.add("tail", rules.free(tokens))
-    return "calls* tail" if is_parallel else "calls? tail"
+    return "calls* tail"
 
 
 def _lead(reasoning: Reasoning | None, rules: Rules, *, is_open: bool) -> str:
@@ -111,4 +113,4 @@ def _lead(reasoning: Reasoning | None, rules: Rules, *, is_open: bool) -> str:
     rest = f"{rules.until('reasoning', reasoning.close.strip())} {after}"
     if is_open:
         return rest
-    return rules.add("lead", f"{rules.literal(reasoning.open)} {rest}") + "?"
+    return rules.add("lead", f"{rules.literal(reasoning.open.strip())} {rest}") + "?"

@@ -141,7 +141,7 @@ def _mistral(*, has_id: bool) -> Frame:
 
 
 _MISTRAL = _mistral(has_id=False)
-_MISTRAL_LIST = Frame(_LIST, "[TOOL_CALLS]")
+_MISTRAL_LIST = Frame(_LIST, "[TOOL_CALLS]", id_key="id", is_id_last=True)
 _HARMONY = Frame(
     (
         "<|channel|>commentary to=functions.",

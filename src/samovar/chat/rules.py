@@ -38,7 +38,16 @@ class Rules:
         return "\n".join(self._rules) + "\n"
 
     def literal(self, text: str) -> str:
-        """A text in which control tokens may be named."""
+        """A text in which control tokens may be named.
+
+        White space before it is a lexeme of its own: the lexer takes the longest one and does not
+        go back, so two texts that begin with the same white space would hide each other.
+        """
+        core = text.lstrip()
+        blanks = quoted(text[: len(text) - len(core)])
+        return " ".join(filter(None, [blanks, self._named(core)]))
+
+    def _named(self, text: str) -> str:
         parts, end = [], 0
         for match in self._pattern.finditer(text):
             parts += [quoted(text[end : match.start()]), f"<[{self._tokens[match[0]]}]>"]

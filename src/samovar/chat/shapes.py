@@ -95,8 +95,9 @@ class Frame:
     name_key: str = "name"
     arguments_key: str = "arguments"
     id_key: str = ""
-    """The keys of an envelope that a constraint writes, no id without its key. Reading knows those
-    of all families."""
+    is_id_last: bool = False
+    """The keys of an envelope that a constraint writes, and whether the id comes first or last; no
+    id without its key. Reading knows those of all families."""
 
 
 @dataclass(frozen=True, slots=True)
