@@ -15,6 +15,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -33,6 +34,9 @@ from samovar.worker.main import serve
 FAULTS = ("segv", "abort", "hang", "kill", "exit", "bug", "memory")
 BOOTS = ("", "fail", "exit", "hang", "kill", "bug", "full", "gate")
 """`gate`: it waits until there is a file of that name; `full`: there is too little memory."""
+
+
+_TRIGGER = re.compile(rb"\x01(%s)(\d{3})\x02" % "|".join(FAULTS).encode())
 
 
 def trigger(fault: str, after: int = 0) -> bytes:
@@ -65,13 +69,9 @@ class FaultyBackend(WeightlessBackend):
         return super().step(rows)
 
     def _look(self, text: bytes) -> None:
-        at = text.find(b"\x01")
-        end = text.find(b"\x02", at)
-        if at < 0 or end < 0:
-            return
-        fault, after = text[at + 1 : end - 3].decode(), int(text[end - 3 : end])
-        if fault in FAULTS and len(text) - end - 1 >= after and self._may():
-            commit(fault)
+        found = _TRIGGER.search(text)
+        if found and len(text) - found.end() >= int(found[2]) and self._may():
+            commit(found[1].decode())
 
     def _may(self) -> bool:
         done = count(self._count)
