@@ -280,7 +280,11 @@ _TABLE = (
     ),
     Family(
         "lfm2",
-        (("<|tool_call_start|>",), ("<|tool_list_start|>",)),
+        (
+            ("<|tool_call_start|>",),
+            ("<|tool_list_start|>",),
+            ("<|im_start|>", "List of tools: ["),
+        ),
         _THINK,
         (Frame((Slot.PYTHON,), "<|tool_call_start|>", "<|tool_call_end|>"),),
     ),
