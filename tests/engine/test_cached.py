@@ -337,7 +337,9 @@ def test_a_state_without_logits_is_not_taken_for_one_with() -> None:
     """The name of one copy promises what the copy that is read does not have."""
     with place() as where:
         trial = started(where, StateKind.DIVISIBLE_WITH_TAIL)
+        trial.backend.has_logits = lambda _: False  # as in the midst of a prompt
         ask(trial, request("a", PROMPT, prefill_only=True))
+        del trial.backend.has_logits
         store = trial.cache.store
         store.flush(60)
         match = store.match(store.scope(), list(PROMPT), needs_state=True)
