@@ -334,10 +334,23 @@ def sorted_cells(tail: bytes, kind: str) -> bytes | list[int]:
     return sorted(int(position) for position in meta[:, 0])
 
 
-def test_indivisible_state_has_no_ranges(models: Models) -> None:
+def test_indivisible_state_has_no_ranges_and_is_all_tail(models: Models) -> None:
     with opened(models("mamba")) as (backend, _):
         put(backend, 0, prompt(20))
-        assert backend.export_tail(0) == b""
+        tail = backend.export_tail(0)
+        backend.import_ranges(1, prompt(20), [], tail)
+        assert backend.tokens(1) == prompt(20)
+        assert backend.export_tail(1) == tail
+        for tokens, ranges, rest in (
+            (prompt(20), [], b""),
+            (prompt(20), [Range(0, 20, memoryview(b""))], tail),
+            (prompt(19), [], tail),
+            (prompt(20), [], tail[:-1]),
+            ([], [], tail),
+        ):
+            with pytest.raises(StateRejected):
+                backend.import_ranges(1, tokens, ranges, rest)
+        backend.seq_rm(1)
         with pytest.raises(StateRejected):
             backend.export_ranges(0, [(0, 20)])
         with pytest.raises(StateRejected):
