@@ -334,7 +334,7 @@ def writings(draw: st.DrawFn) -> tuple[Family, list[str]]:
     return family, [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-@settings(max_examples=scaled(400, 30_000), database=None, deadline=None)
+@settings(max_examples=scaled(400, 4_000), database=None, deadline=None)
 @given(writings(), st.booleans())
 def test_any_split_of_a_text_gives_the_same(
     writing: tuple[Family, list[str]],
@@ -349,7 +349,7 @@ def test_any_split_of_a_text_gives_the_same(
             assert isinstance(json.loads(piece.arguments), dict)
 
 
-@settings(max_examples=scaled(300, 20_000), database=None, deadline=None)
+@settings(max_examples=scaled(300, 4_000), database=None, deadline=None)
 @given(st.sampled_from(list(FAMILIES.values())), st.data())
 def test_nothing_is_lost_but_markers_and_blanks(family: Family, data: st.DataObject) -> None:
     markers = [marker.strip() for marker in family.drop]
@@ -368,7 +368,7 @@ def test_nothing_is_lost_but_markers_and_blanks(family: Family, data: st.DataObj
     assert rest(told) == rest(text)
 
 
-@settings(max_examples=scaled(200, 10_000), database=None, deadline=None)
+@settings(max_examples=scaled(200, 4_000), database=None, deadline=None)
 @given(st.lists(st.sampled_from(["a", " ", "\n", "<", "<tool_", "call", "<think", "</"])))
 def test_no_more_is_held_back_than_may_become_a_marker(chunks: list[str]) -> None:
     parser = Parser(FAMILIES["hermes"], tools=TOOLS, starts_in_reasoning=False)
