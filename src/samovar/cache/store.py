@@ -10,11 +10,13 @@ are counted.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -140,7 +142,8 @@ class BlockStore:
                 self.refused[tier] = str(error)
                 continue
             found[tier] = files
-            self._records.learn(tier, scan)
+            with _without_collecting():  # it would look at each of a hundred thousand nodes again
+                self._records.learn(tier, scan)
             self.index.set_heats(files.load_usage(), self._clock())
             for key in files.pins():
                 self.index.pin(key)
@@ -447,6 +450,17 @@ class BlockStore:
         if held != len(self._memory):
             problems.append(f"{held} blocks should be in memory, and {len(self._memory)} are")
         return problems
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _call(job: Callable[[_T], object], argument: _T) -> None:

@@ -116,7 +116,10 @@ class Saving:
         scope, tokens = self._scopes.of(sequence), sequence.tokens[:length]
         path = self._store.match(scope, tokens).path
         start = path[-1].end if path else 0
-        bounds = _bounds(start, length, self._config.block_size)
+        # Where it left what another one had, others will leave it too: a block ends there.
+        parting = sequence.num_live if start < sequence.num_live < length else start
+        size = self._config.block_size
+        bounds = _bounds(start, parting, size) + _bounds(parting, length, size)
         taken = 0
         blocks = self._blocks(sequence, scope, path, bounds)
         for block in blocks:
