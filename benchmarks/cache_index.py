@@ -14,10 +14,10 @@ from pathlib import Path
 from benchmarks.cached import folder
 from benchmarks.measure import Report, rounded
 from samovar.cache.block import ROWS, Block, Place, make_block
-from samovar.cache.files import FileTier
-from samovar.cache.index import Index
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.index import Index
+from samovar.cache.index.node import About, Tier
 from samovar.cache.keys import ROOT, Key, Namespace, block_key, pack_tokens
-from samovar.cache.node import About, Tier
 from samovar.cache.store import BlockStore, Budgets
 
 _NAMESPACE = Namespace({"benchmark": True})

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from samovar.cache.block import ROWS, Block, Place, make_block
-from samovar.cache.files import FileTier
+from samovar.cache.files.names import name_of
+from samovar.cache.files.tier import FileTier
 from samovar.cache.keys import ROOT, Namespace, pack_tokens
-from samovar.cache.names import name_of
 
 MODEL = Namespace({"benchmark": True})
 PLENTY = 2**50

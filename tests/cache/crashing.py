@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from samovar.cache.block import ROWS, BadBlock
-from samovar.cache.files import FileTier, Missing
+from samovar.cache.files.names import name_of
+from samovar.cache.files.tier import FileTier, Missing
 from samovar.cache.keys import ROOT
-from samovar.cache.names import name_of
 from tests.cache.directories import (
     MODEL,
     Watched,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import ROWS, STATE, BadBlock, Block, Place, make_block
-from samovar.cache.files import FileTier, Scan
-from samovar.cache.io import Io
+from samovar.cache.files.io import Io
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.tier import FileTier, Scan
 from samovar.cache.keys import ROOT, Key, Namespace, pack_tokens
-from samovar.cache.names import Name, name_of
 
 MODEL = Namespace({"weights": "00ff", "type_k": "f16"})
 CALLS = tuple(name for name in vars(Io) if not name.startswith("_"))

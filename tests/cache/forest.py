@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from samovar.cache.block import ROWS, STATE
-from samovar.cache.index import About, Tier
+from samovar.cache.index.index import About, Tier
+from samovar.cache.index.policy import SECONDS_PER_TOKEN
 from samovar.cache.keys import ROOT, Key, block_key, pack_tokens
-from samovar.cache.policy import SECONDS_PER_TOKEN
 
 NAMESPACE = b"n" * 32
 Name = tuple[Key, str]

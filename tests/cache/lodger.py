@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from samovar.cache.block import BadBlock
-from samovar.cache.files import Missing
+from samovar.cache.files.names import name_of
+from samovar.cache.files.tier import Missing
 from samovar.cache.house import HousedTier, lodge
 from samovar.cache.keys import Namespace
-from samovar.cache.names import name_of
 from tests.cache.directories import PLENTY, chain
 
 

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from samovar.cache.names import Name
+from samovar.cache.files.names import Name
 from tests.cache.directories import Watched, chain, measured, names, tier
 
 NBYTES = 30_000

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samovar.cache.files import FileTier
+from samovar.cache.files.names import Name, parse_name
+from samovar.cache.files.tier import FileTier
+from samovar.cache.files.usage import pack_usage, unpack_usage
 from samovar.cache.keys import ROOT, Namespace
-from samovar.cache.names import Name, parse_name
-from samovar.cache.usage import pack_usage, unpack_usage
 from tests.cache.directories import Watched, chain, measured, names, opened, whole
 
 keys = st.binary(min_size=32, max_size=32)
@@ -180,7 +180,7 @@ def test_nothing_is_synced_where_nothing_is_durable(root: Path) -> None:
 def test_ever_new_salts_do_not_fill_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samovar.cache.files._MAX_SCOPES", 3)
+    monkeypatch.setattr("samovar.cache.files.tier._MAX_SCOPES", 3)
     tier = FileTier(tmp_path, Namespace({"model": "x"}), 2**20, is_durable=False)
     tier.open()
     namespace = Namespace({"model": "x"})

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samovar.cache.buffers import Buffers
+from samovar.cache.files.buffers import Buffers
 
 
 def address(data: memoryview) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import ROWS
-from samovar.cache.names import Name, name_of, parse_name
+from samovar.cache.files.names import Name, name_of, parse_name
 from tests.cache.crashing import BAD, FIRST, NEW, OLD, OPERATIONS, SECOND
 from tests.cache.directories import (
     MODEL,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import STATE, BadBlock, Block
-from samovar.cache.files import FileTier, Missing, Problem
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.tier import FileTier, Missing, Problem
 from samovar.cache.keys import ROOT, Namespace
-from samovar.cache.names import Name, name_of
 from tests.cache.directories import (
     MODEL,
     cause_of_reading,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import ROWS, BadBlock
-from samovar.cache.files import DiskRefused, FileTier, Missing
+from samovar.cache.files.names import name_of
+from samovar.cache.files.tier import DiskRefused, FileTier, Missing
 from samovar.cache.keys import ROOT
-from samovar.cache.names import name_of
 from tests.cache.directories import (
     MODEL,
     Failing,
@@ -226,7 +226,7 @@ def test_no_memory_for_a_block_is_a_miss_and_no_damage(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("samovar.cache.reading.np.empty", refuse)
+        patch.setattr("samovar.cache.files.reading.np.empty", refuse)
         with pytest.raises(Missing, match="memory"):
             read(files, block)
     assert same(read(files, block), block)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import ROWS, STATE, BadBlock
-from samovar.cache.files import Missing
+from samovar.cache.files.names import name_of, parse_name
+from samovar.cache.files.tier import Missing
 from samovar.cache.keys import ROOT
-from samovar.cache.names import name_of, parse_name
 from tests.cache.directories import (
     MODEL,
     Watched,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samovar.cache.gauge import Reading, Resource
-from samovar.cache.node import Tier
-from samovar.cache.pressure import Advice, Pressure, Sample, Stall
+from samovar.cache.index.node import Tier
+from samovar.cache.machine.gauge import Reading, Resource
+from samovar.cache.machine.pressure import Advice, Pressure, Sample, Stall
 from tests.conftest import scaled
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30

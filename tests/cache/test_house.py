@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import Block
+from samovar.cache.files.names import name_of
+from samovar.cache.files.outcomes import DiskRefused
 from samovar.cache.house import UNUSED_SECONDS, Directory, House, HousedTier, lodge
-from samovar.cache.names import name_of
-from samovar.cache.outcomes import DiskRefused
 from tests.cache.directories import (
     Watched,
     chain,
@@ -221,7 +221,7 @@ def test_opening_what_is_being_deleted_for_ever_is_refused(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = lodge(house.root, space(1), 2**20, is_durable=False)
-    monkeypatch.setattr("samovar.cache.presence.Presence.enter", lambda *_: False)
+    monkeypatch.setattr("samovar.cache.files.presence.Presence.enter", lambda *_: False)
     with pytest.raises(DiskRefused, match="being deleted"):
         tier.open()
 

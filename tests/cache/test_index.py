@@ -18,11 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from samovar.cache import policy
 from samovar.cache.block import ROWS, STATE
-from samovar.cache.index import About, Index, Node, Tier
+from samovar.cache.index import policy
+from samovar.cache.index.index import About, Index, Node, Tier
+from samovar.cache.index.queue import Queue
 from samovar.cache.keys import ROOT, block_key, pack_tokens
-from samovar.cache.queue import Queue
 from tests.cache.forest import NAMESPACE, Forest, Name, Tokens, blocks_of
 from tests.conftest import scaled
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from samovar.cache import policy
-from samovar.cache.index import About, Index, Match, Node
-from samovar.cache.queue import Queue
-from samovar.cache.tree import Tree
+from samovar.cache.index import policy
+from samovar.cache.index.index import About, Index, Match, Node
+from samovar.cache.index.queue import Queue
+from samovar.cache.index.tree import Tree
 from tests.cache.test_index import Machine
 
 Patch = Callable[[pytest.MonkeyPatch], None]

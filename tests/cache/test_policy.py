@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from samovar.cache import policy
+from samovar.cache.index import policy
 from tests.conftest import scaled
 
 EXAMPLES = settings(max_examples=scaled(200, 20_000), database=None, deadline=None)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samovar.cache.gauge import Reading, Resource
-from samovar.cache.node import Tier
-from samovar.cache.pressure import (
+from samovar.cache.index.node import Tier
+from samovar.cache.machine.gauge import Reading, Resource
+from samovar.cache.machine.pressure import (
     DEFAULT_MARKS,
     STALLED_PERCENT,
     Advice,

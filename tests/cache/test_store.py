@@ -19,12 +19,12 @@ import pytest
 from samovar.cache import store as store_module
 from samovar.cache.block import ROWS, STATE, Block, Place, make_block
 from samovar.cache.explain import reason
-from samovar.cache.files import FileTier
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import Tier
 from samovar.cache.keys import ROOT, Key, pack_tokens, unpack_tokens
 from samovar.cache.lease import Lease
-from samovar.cache.node import Tier
+from samovar.cache.machine.wear import Wear
 from samovar.cache.store import BlockStore, Budgets
-from samovar.cache.wear import Wear
 from tests.cache.directories import MODEL, Failing, alike, chain, file_of, same, tier
 from tests.conftest import scaled
 from tests.engine.cached import (

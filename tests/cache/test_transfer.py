@@ -12,10 +12,10 @@ from typing import TypeGuard
 import pytest
 
 from samovar.cache.block import Block
-from samovar.cache.files import FileTier
-from samovar.cache.names import Name, name_of
-from samovar.cache.node import Tier
-from samovar.cache.outcomes import Published
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.outcomes import Published
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import Tier
 from samovar.cache.transfer import Completion, Found, ReadDone, Transfer, WriteDone
 from tests.cache.directories import MODEL, chain, file_of, names, same, tier
 from tests.engine.cached import FLUSH_SECONDS, HandTransfer

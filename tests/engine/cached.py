@@ -16,11 +16,11 @@ from typing import Any
 from unittest.mock import patch
 
 from samovar.cache import store as store_module
-from samovar.cache.files import FileTier
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import TIERS, Tier
 from samovar.cache.keys import Namespace
-from samovar.cache.node import TIERS, Tier
+from samovar.cache.machine.pressure import Sample
 from samovar.cache.opening import namespace_of
-from samovar.cache.pressure import Sample
 from samovar.cache.store import BlockStore, Budgets
 from samovar.cache.transfer import Transfer
 from samovar.config import CacheConfig

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from samovar.cache.filing import name_of_node
-from samovar.cache.node import Tier
+from samovar.cache.index.node import Tier
 from samovar.cache.opening import namespace_of, open_store
 from samovar.config import CacheConfig
 from samovar.engine.engine import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samovar.cache.block import STATE
-from samovar.cache.node import Tier
+from samovar.cache.index.node import Tier
 from samovar.config import SAVE_MOMENTS, CacheConfig
 from samovar.engine.engine import EngineOptions
 from samovar.errors import NativeError

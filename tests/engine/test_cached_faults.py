@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from samovar.cache.block import Block
-from samovar.cache.files import FileTier
-from samovar.cache.names import Name
-from samovar.cache.node import Tier
+from samovar.cache.files.names import Name
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import Tier
 from samovar.cache.store import BlockStore
 from samovar.engine.engine import EngineOptions
 from samovar.engine.sequence import Phase

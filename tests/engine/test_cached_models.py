@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from samovar.cache.files import FileTier
+from samovar.cache.files.names import parse_name
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import Tier
 from samovar.cache.keys import FORMAT, Namespace
-from samovar.cache.names import parse_name
-from samovar.cache.node import Tier
 from samovar.engine.engine import EngineOptions
 from samovar.native.interface import StateKind
 from samovar.types import GenerateRequest, SamplingParams

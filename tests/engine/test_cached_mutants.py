@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from samovar.cache import block, explain, index
-from samovar.cache.index import Index
+from samovar.cache import block, explain
+from samovar.cache.index import index
+from samovar.cache.index.index import Index
+from samovar.cache.index.queue import Queue
 from samovar.cache.keys import Namespace
-from samovar.cache.queue import Queue
 from samovar.cache.store import Scope
 from samovar.engine.restoring import Restoring
 from samovar.engine.scopes import Scopes

@@ -6,7 +6,7 @@ after them; left alone, those of a long conversation would crowd out everyone el
 
 from __future__ import annotations
 
-from samovar.cache.node import Node, Tier
+from samovar.cache.index.node import Node, Tier
 
 
 class Checkpoints:

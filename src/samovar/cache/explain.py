@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from samovar.cache.index import Match
+from samovar.cache.index.index import Match
 from samovar.cache.keys import ROOT, block_key, pack_tokens
 from samovar.cache.store import BlockStore, Scope
 from samovar.types import DivergenceReason

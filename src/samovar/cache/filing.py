@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from samovar.cache.block import ROWS, STATE, Block
-from samovar.cache.files import FileTier
+from samovar.cache.files.names import Name
+from samovar.cache.files.tier import FileTier
+from samovar.cache.index.node import About, Copy, Node, Tier
 from samovar.cache.keys import ROOT, Key
 from samovar.cache.memory import MemoryTier
-from samovar.cache.names import Name
-from samovar.cache.node import About, Copy, Node, Tier
 from samovar.cache.records import Records
 from samovar.cache.transfer import Transfer, WriteDone
 

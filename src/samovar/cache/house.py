@@ -27,16 +27,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samovar.cache.block import ROWS, Block
-from samovar.cache.files import FileTier
+from samovar.cache.files.folder import BLOCKS, PARTS, PINS, SCOPES, TOP, weight
+from samovar.cache.files.ledger import LOCK, RECORD_BYTES, parse_record
+from samovar.cache.files.names import Name, parse_name
+from samovar.cache.files.outcomes import DiskRefused, Problem, Published, Scan
+from samovar.cache.files.presence import MARK, PATIENCE, Presence, is_used, take_alone
+from samovar.cache.files.tier import FileTier
 from samovar.cache.filing import name_of_node
-from samovar.cache.folder import BLOCKS, PARTS, PINS, SCOPES, TOP, weight
-from samovar.cache.index import About, Index
+from samovar.cache.index.index import About, Index
+from samovar.cache.index.node import Tier
 from samovar.cache.keys import Namespace
-from samovar.cache.ledger import LOCK, RECORD_BYTES, parse_record
-from samovar.cache.names import Name, parse_name
-from samovar.cache.node import Tier
-from samovar.cache.outcomes import DiskRefused, Problem, Published, Scan
-from samovar.cache.presence import MARK, PATIENCE, Presence, is_used, take_alone
 
 UNUSED_SECONDS = 30 * 86_400.0
 """After so long nobody is expected to come back: the namespaces of older builds go this way."""

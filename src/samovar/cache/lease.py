@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from samovar.cache.block import Block
-from samovar.cache.node import Node, Tier
+from samovar.cache.index.node import Node, Tier
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samovar.cache.block import Block
-from samovar.cache.node import Node
+from samovar.cache.index.node import Node
 
 
 class MemoryTier:

@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from samovar.cache.files import FileTier
-from samovar.cache.gauge import Source
+from samovar.cache.files.tier import FileTier
 from samovar.cache.house import House, lodge
+from samovar.cache.index.node import Tier
 from samovar.cache.keys import Field, Namespace
-from samovar.cache.node import Tier
-from samovar.cache.pressure import Pressure
+from samovar.cache.machine.gauge import Source
+from samovar.cache.machine.pressure import Pressure
+from samovar.cache.machine.wear import Wear
 from samovar.cache.store import BlockStore, Budgets, Watch, wall_clock
-from samovar.cache.wear import Wear
 from samovar.cache.weights import weights_digest
 from samovar.config import CacheConfig
 

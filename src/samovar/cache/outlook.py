@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samovar.cache.explain import reason
-from samovar.cache.index import Match
-from samovar.cache.node import TIERS, Node
+from samovar.cache.index.index import Match
+from samovar.cache.index.node import TIERS, Node
 from samovar.cache.store import BlockStore, Scope
 from samovar.config import CacheConfig
 from samovar.types import Cached, Divergence

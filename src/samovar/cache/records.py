@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from samovar.cache import policy
 from samovar.cache.block import STATE
 from samovar.cache.checkpoints import Checkpoints
 from samovar.cache.counters import Counters
-from samovar.cache.index import Index
+from samovar.cache.files.names import Name
+from samovar.cache.files.outcomes import Scan
+from samovar.cache.index import policy
+from samovar.cache.index.index import Index
+from samovar.cache.index.node import About, Copy, Node, Tier
 from samovar.cache.keys import Key
-from samovar.cache.names import Name
-from samovar.cache.node import About, Copy, Node, Tier
-from samovar.cache.outcomes import Scan
 
 _MAX_GHOSTS = 65_536  # evicted blocks that are remembered, to be able to say so
 

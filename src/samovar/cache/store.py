@@ -22,18 +22,18 @@ from functools import partial
 from typing import TypeVar
 
 from samovar.cache.block import STATE, Block
-from samovar.cache.files import FileTier
+from samovar.cache.files.outcomes import DiskRefused
+from samovar.cache.files.tier import FileTier
 from samovar.cache.filing import Filing, name_of_node, on_disk
-from samovar.cache.index import Match
+from samovar.cache.index.index import Match
+from samovar.cache.index.node import About, Node, Tier
 from samovar.cache.keys import Adapters, Key, Namespace
 from samovar.cache.lease import Lease
+from samovar.cache.machine.pressure import NO_ADVICE, Pressure, Sample
+from samovar.cache.machine.wear import Wear
 from samovar.cache.memory import MemoryTier
-from samovar.cache.node import About, Node, Tier
-from samovar.cache.outcomes import DiskRefused
-from samovar.cache.pressure import NO_ADVICE, Pressure, Sample
 from samovar.cache.records import Records
 from samovar.cache.transfer import Found, ReadDone, Transfer, WriteDone
-from samovar.cache.wear import Wear
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from samovar.cache.block import ROWS, BadBlock, Block
-from samovar.cache.files import FileTier, Missing, Published, Refusal, Scan
-from samovar.cache.index import Tier
+from samovar.cache.files.names import Name
+from samovar.cache.files.tier import FileTier, Missing, Published, Refusal, Scan
+from samovar.cache.index.index import Tier
 from samovar.cache.keys import Key
-from samovar.cache.names import Name
-from samovar.cache.pressure import Sample
+from samovar.cache.machine.pressure import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from samovar import gguf
 from samovar.cache.house import Directory as Directory
 from samovar.cache.house import House as House
-from samovar.cache.node import Tier
+from samovar.cache.index.node import Tier
 from samovar.cache.opening import disk_budget as disk_budget
 from samovar.cache.opening import namespace_of, open_store
 from samovar.cache.outlook import Needs, outlook

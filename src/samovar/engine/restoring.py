@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from samovar.cache.block import Block
+from samovar.cache.index.node import Node
 from samovar.cache.lease import Lease
-from samovar.cache.node import Node
 from samovar.cache.store import BlockStore
 from samovar.engine.placing import Placing
 from samovar.engine.scheduler import Scheduler

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from samovar.cache.block import ROWS, STATE, Block, Place, make_block
+from samovar.cache.index.node import Node
 from samovar.cache.keys import ROOT, TOKEN_BYTES, block_key, pack_tokens
-from samovar.cache.node import Node
 from samovar.cache.store import Scope
 from samovar.config import SaveMoment
 from samovar.engine.latency import StepCosts

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from samovar import gguf
-from samovar.cache.gauge import Reading, Resource
+from samovar.cache.machine.gauge import Reading, Resource
 from samovar.cache.opening import namespace_of, open_store
 from samovar.cache.store import BlockStore
 from samovar.chat.family import template_family

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
-from samovar.cache import quarantine
 from samovar.cache.block import BadBlock
-from samovar.cache.folder import BLOCKS, TMP, Folder
-from samovar.cache.ledger import Account, Ledger, Locked
-from samovar.cache.names import Name
-from samovar.cache.outcomes import Missing, Problem
-from samovar.cache.publishing import remove
-from samovar.cache.reading import read_block, read_head
-from samovar.cache.survey import Survey, survey
+from samovar.cache.files import quarantine
+from samovar.cache.files.folder import BLOCKS, TMP, Folder
+from samovar.cache.files.ledger import Account, Ledger, Locked
+from samovar.cache.files.names import Name
+from samovar.cache.files.outcomes import Missing, Problem
+from samovar.cache.files.publishing import remove
+from samovar.cache.files.reading import read_block, read_head
+from samovar.cache.files.survey import Survey, survey
 
 _LEFT_ALONE = ("foreign",)
 

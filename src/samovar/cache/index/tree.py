@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from samovar.cache import policy
 from samovar.cache.block import ROWS, STATE
+from samovar.cache.index import policy
+from samovar.cache.index.node import ALL, TIERS, About, Copies, Copy, Node, Shared, Tier
+from samovar.cache.index.queue import Queue
 from samovar.cache.keys import ROOT, Key
-from samovar.cache.node import ALL, TIERS, About, Copies, Copy, Node, Shared, Tier
-from samovar.cache.queue import Queue
 
 _FEW = 16  # children: with more of them, hardly another block has the same counts
 

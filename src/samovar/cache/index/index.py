@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from samovar.cache import policy
-from samovar.cache.audit import audit
 from samovar.cache.block import ROWS
+from samovar.cache.index import policy
+from samovar.cache.index.audit import audit
+from samovar.cache.index.node import TIERS, About, Copy, Node, Tier
+from samovar.cache.index.tree import Tree
 from samovar.cache.keys import TOKEN_BYTES, Key, block_key, pack_tokens
-from samovar.cache.node import TIERS, About, Copy, Node, Tier
-from samovar.cache.tree import Tree
 
 __all__ = ["About", "Copy", "Index", "Match", "Node", "Tier"]
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from samovar.cache.io import Io, cause_of
-from samovar.cache.outcomes import DiskRefused
+from samovar.cache.files.io import Io, cause_of
+from samovar.cache.files.outcomes import DiskRefused
 
 PAGE = 4096
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from samovar.cache.node import Node, Tier
+from samovar.cache.index.node import Node, Tier
 
 _SLACK = 64  # entries that are never worth a clearing
 

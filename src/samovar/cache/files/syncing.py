@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from samovar.cache.io import Io
+from samovar.cache.files.io import Io
 
 _AT_ONCE = 8  # more gain nothing
 

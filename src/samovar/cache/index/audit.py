@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from samovar.cache.block import ROWS, STATE
-from samovar.cache.node import ALL, TIERS, Node
-from samovar.cache.queue import Queue
-from samovar.cache.tree import Tree
+from samovar.cache.index.node import ALL, TIERS, Node
+from samovar.cache.index.queue import Queue
+from samovar.cache.index.tree import Tree
 
 
 def audit(tree: Tree) -> list[str]:

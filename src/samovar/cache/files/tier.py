@@ -39,15 +39,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from samovar.cache import checking, quarantine
 from samovar.cache.block import BadBlock, Block
-from samovar.cache.buffers import Buffers
-from samovar.cache.folder import BLOCKS, PAGE, PINS, SCOPES, TOP, Folder, is_ours, weight
-from samovar.cache.io import Io, cause_of
-from samovar.cache.keys import Key, Namespace
-from samovar.cache.ledger import Account, Ledger, Locked
-from samovar.cache.names import Name, name_of
-from samovar.cache.outcomes import (
+from samovar.cache.files import checking, quarantine
+from samovar.cache.files.buffers import Buffers
+from samovar.cache.files.folder import BLOCKS, PAGE, PINS, SCOPES, TOP, Folder, is_ours, weight
+from samovar.cache.files.io import Io, cause_of
+from samovar.cache.files.ledger import Account, Ledger, Locked
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.outcomes import (
     DiskRefused,
     Entry,
     Missing,
@@ -56,10 +55,11 @@ from samovar.cache.outcomes import (
     Refusal,
     Scan,
 )
-from samovar.cache.publishing import Writer, items_of, remove
-from samovar.cache.reading import Space, read_block
-from samovar.cache.survey import Survey, remove_leavings, survey
-from samovar.cache.usage import pack_usage, unpack_usage
+from samovar.cache.files.publishing import Writer, items_of, remove
+from samovar.cache.files.reading import Space, read_block
+from samovar.cache.files.survey import Survey, remove_leavings, survey
+from samovar.cache.files.usage import pack_usage, unpack_usage
+from samovar.cache.keys import Key, Namespace
 
 __all__ = [
     "DiskRefused",

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from samovar.cache.block import BadBlock, Block, Head, head_bytes, parse_block, parse_head
-from samovar.cache.folder import BLOCKS, Folder
-from samovar.cache.io import cause_of
-from samovar.cache.names import Name, name_of
-from samovar.cache.outcomes import Missing
+from samovar.cache.files.folder import BLOCKS, Folder
+from samovar.cache.files.io import cause_of
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.outcomes import Missing
 
 _AT_ONCE = 2**30  # the system reads no more than 2 GiB in one call
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from samovar.cache.folder import BLOCKS, QUARANTINE, Folder, weight
-from samovar.cache.ledger import Account
+from samovar.cache.files.folder import BLOCKS, QUARANTINE, Folder, weight
+from samovar.cache.files.ledger import Account
 
 MOST = 64
 """Files that are kept: enough to tell a pattern."""

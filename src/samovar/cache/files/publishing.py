@@ -10,15 +10,15 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from samovar.cache import quarantine
 from samovar.cache.block import ROWS, STATE, Block, pieces
-from samovar.cache.folder import BLOCKS, PAGE, TMP, Folder, is_ours, weight
-from samovar.cache.io import Io, cause_of
+from samovar.cache.files import quarantine
+from samovar.cache.files.folder import BLOCKS, PAGE, TMP, Folder, is_ours, weight
+from samovar.cache.files.io import Io, cause_of
+from samovar.cache.files.ledger import Account
+from samovar.cache.files.names import Name, name_of
+from samovar.cache.files.outcomes import Entry, Published, Refusal
+from samovar.cache.files.syncing import sync_all
 from samovar.cache.keys import Key
-from samovar.cache.ledger import Account
-from samovar.cache.names import Name, name_of
-from samovar.cache.outcomes import Entry, Published, Refusal
-from samovar.cache.syncing import sync_all
 
 OPEN_AT_ONCE = 64
 """Files between writing and syncing: far below the usual limit of 1,024 descriptors."""

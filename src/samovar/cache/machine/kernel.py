@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samovar.cache.cgroup import Group
-from samovar.cache.gauge import Reading, Resource, number, read_table, read_text
+from samovar.cache.machine.cgroup import Group
+from samovar.cache.machine.gauge import Reading, Resource, number, read_table, read_text
 
 StatVfs = Callable[[Path], os.statvfs_result]
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from samovar.cache.cgroup import memory_readings, own_groups
-from samovar.cache.gauge import Reading, Resource, Source
-from samovar.cache.machine import Stall, StatVfs, available_memory, file_system, stall
-from samovar.cache.node import Tier
+from samovar.cache.index.node import Tier
+from samovar.cache.machine.cgroup import memory_readings, own_groups
+from samovar.cache.machine.gauge import Reading, Resource, Source
+from samovar.cache.machine.kernel import Stall, StatVfs, available_memory, file_system, stall
 
 GIB = 2**30
 

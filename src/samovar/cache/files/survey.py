@@ -6,10 +6,10 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from samovar.cache.folder import BLOCKS, PARTS, TMP, TOP, Folder, is_ours, weight
+from samovar.cache.files.folder import BLOCKS, PARTS, TMP, TOP, Folder, is_ours, weight
+from samovar.cache.files.names import parse_name
+from samovar.cache.files.outcomes import Entry
 from samovar.cache.keys import Key
-from samovar.cache.names import parse_name
-from samovar.cache.outcomes import Entry
 
 
 @dataclass(frozen=True, slots=True)

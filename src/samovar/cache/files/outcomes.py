@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from samovar.cache.block import Block
-from samovar.cache.names import Name
+from samovar.cache.files.names import Name
 
 
 class DiskRefused(Exception):

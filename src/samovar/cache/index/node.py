@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from enum import IntEnum
 from typing import Generic, NamedTuple, TypeVar
 
-from samovar.cache import policy
+from samovar.cache.index import policy
 from samovar.cache.keys import Key
 
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from samovar.cache.folder import BLOCKS, TOP, Folder, is_ours
+from samovar.cache.files.folder import BLOCKS, TOP, Folder, is_ours
 
 LOCK, TURN = "lock", "turn"
 PATIENCE = 5.0

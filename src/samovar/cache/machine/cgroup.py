@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from samovar.cache.gauge import Reading, Resource, read_number, read_table, read_text
+from samovar.cache.machine.gauge import Reading, Resource, read_number, read_table, read_text
 
 _NO_LIMIT = 2**60  # version 1 writes the largest number of whole pages, which is about 2**63
 _ESCAPE = re.compile(r"\\([0-7]{3})")  # in mountinfo: blanks, tabs, line ends and backslashes

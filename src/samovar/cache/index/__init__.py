@@ -1,0 +1,1 @@
+"""Which blocks exist, in which tiers, and what each is worth."""

@@ -1,0 +1,1 @@
+"""What the machine still has, and what its disks have borne."""
