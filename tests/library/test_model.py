@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_many_threads_use_one_model(model: Model) -> None:
     assert len(texts) == 24
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """What runs in the background of a shell ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_an_interrupt_ends_a_call_and_the_model_goes_on(model: Model) -> None:
     """Ctrl-C while a call blocks: the request ends as well."""
     main = threading.main_thread().ident
