@@ -5,8 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from samovar.cache.files.tier import FileTier
 
 
 @pytest.fixture
@@ -23,3 +26,20 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         return tmp_path / "cache"
     folder: Path = request.getfixturevalue("tmpfs")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def closed_directories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test opens is closed after it: thousands of them share one process."""
+    made: list[FileTier] = []
+    original = FileTier.__init__
+
+    def recorded(self: FileTier, *args: Any, **more: Any) -> None:  # noqa: ANN401
+        made.append(self)
+        original(self, *args, **more)
+
+    monkeypatch.setattr(FileTier, "__init__", recorded)
+    yield
+    for tier in made:
+        if hasattr(tier, "_ledger"):
+            tier.close()

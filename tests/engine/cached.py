@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -86,6 +86,7 @@ class Place:
     config: CacheConfig
     is_by_hand: bool = True
     tier: Callable[..., FileTier] = FileTier
+    opened: list[BlockStore] = field(default_factory=list)
 
     def open(self, backend: Backend, *, is_deterministic: bool = False) -> Cache:
         """The cache of a model. Nothing is synced: here, nobody loses power."""
@@ -109,10 +110,18 @@ class Place:
         budgets = Budgets(
             config.memory_bytes or 0, config.write_queue_bytes, config.checkpoint_share
         )
-        if not self.is_by_hand:
-            return BlockStore(namespace, files, budgets)
-        with patch.object(store_module, "Transfer", HandTransfer):
-            return BlockStore(namespace, files, budgets)
+        transfer = HandTransfer if self.is_by_hand else store_module.Transfer
+        with patch.object(store_module, "Transfer", transfer):
+            self.opened.append(BlockStore(namespace, files, budgets))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        """Give back what tests that end early leave open, or what died on purpose."""
+        for store in self.opened:
+            if not self.is_by_hand:
+                transfer_of(store).close(10)
+            for files in files_of(store).values():
+                files.close()
 
 
 def settings(**more: Any) -> CacheConfig:  # noqa: ANN401 - the fields of the configuration
@@ -137,9 +146,11 @@ def place(
 ) -> Iterator[Place]:
     """A place in memory, which is gone afterwards."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="samovar-test-"))
+    found = Place(folder, settings(directory=folder / "kv", **more), is_by_hand, tier)
     try:
-        yield Place(folder, settings(directory=folder / "kv", **more), is_by_hand, tier)
+        yield found
     finally:
+        found.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
