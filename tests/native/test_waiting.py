@@ -7,10 +7,12 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from samovar.native import waiting
 from samovar.native.context import ContextOptions
 from samovar.native.llama import LlamaBackend
-from samovar.native.waiting import Sleepers, Waiting, run_delay
+from samovar.native.waiting import Sleepers, Waiting, others_busy, run_delay
 from tests.conftest import Models
 
 
@@ -20,6 +22,9 @@ class Machine:
     def __init__(self) -> None:
         self.now = 100.0
         self.delayed = 5.0
+        self.others = 50.0
+        self.company = 0.0
+        """Cores that others use."""
 
     def calls(self, one: Waiting, seconds: float, share: float, threads: int = 2) -> None:
         """Decode calls of 10 ms for so long, in which threads missed such a share of the time."""
@@ -27,11 +32,12 @@ class Machine:
             one.before()
             self.now += 0.01
             self.delayed += share * threads * 0.01
+            self.others += self.company * 0.01
             one.after(0.01)
 
 
 def made(machine: Machine, threads: int = 2) -> Waiting:
-    return Waiting(threads, lambda: machine.delayed, lambda: machine.now)
+    return Waiting(threads, lambda: machine.delayed, lambda: machine.now, lambda: machine.others)
 
 
 def threads_of_this_process() -> int:
@@ -61,7 +67,7 @@ def test_alone_threads_spin_after_a_moment() -> None:
     one = made(machine)
     one.before()
     assert not one.is_spinning, "the first call may be in company"
-    machine.calls(one, 0.2, 0.0)
+    machine.calls(one, 0.5, 0.0)
     assert one.is_spinning
     one.close()
 
@@ -69,7 +75,7 @@ def test_alone_threads_spin_after_a_moment() -> None:
 def test_in_company_they_sleep_and_try_again_more_and_more_rarely() -> None:
     machine = Machine()
     one = made(machine)
-    machine.calls(one, 0.2, 0.0)
+    machine.calls(one, 0.5, 0.0)
     pauses = []
     for _ in range(4):
         machine.calls(one, 0.1, 0.5)
@@ -86,7 +92,7 @@ def test_in_company_they_sleep_and_try_again_more_and_more_rarely() -> None:
 def test_after_a_long_calm_the_next_pause_is_short_again() -> None:
     machine = Machine()
     one = made(machine)
-    machine.calls(one, 0.2, 0.0)
+    machine.calls(one, 0.5, 0.0)
     for _ in range(5):
         machine.calls(one, 0.1, 0.5)
         machine.calls(one, 20.0, 0.0)
@@ -102,13 +108,34 @@ def test_after_a_long_calm_the_next_pause_is_short_again() -> None:
 def test_a_little_company_changes_nothing() -> None:
     machine = Machine()
     one = made(machine)
-    machine.calls(one, 0.2, 0.0)
+    machine.calls(one, 0.5, 0.0)
     machine.calls(one, 1.0, 0.1)
     assert one.is_spinning
     machine.calls(one, 0.1, 0.5)
     machine.calls(one, 5.0, 0.1)
     assert not one.is_spinning
     one.close()
+
+
+def test_sleepers_that_are_never_kept_waiting_sleep_on_while_others_have_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    machine = Machine()
+    one = made(machine)
+    machine.company = 1.0
+    machine.calls(one, 20.0, 0.0)
+    assert not one.is_spinning
+    machine.company = 0.1
+    machine.calls(one, 1.0, 0.0)
+    assert one.is_spinning
+    one.close()
+
+
+def test_others_are_counted_without_this_process() -> None:
+    first = others_busy()
+    assert first is not None
+    assert first > 0
 
 
 def test_one_thread_waits_for_nobody() -> None:

@@ -7,8 +7,9 @@ hundred rounds and no more while it has more threads than there are cores (`gomp
 and `gomp_throttled_spin_count_var` in its sources), and threads that sleep count: so a team of idle
 ones, held by a thread of ours, is a switch that can be turned at any time.
 
-Which way it is turned follows from what the kernel says of this process: for how long its threads
-were ready to run and had no core (`/proc/self/task/*/schedstat`).
+Which way it is turned follows from what the kernel says: that threads of this process were ready to
+run and had no core (`/proc/self/task/*/schedstat`) ends the spinning; that others leave it enough
+cores (`/proc/stat`) begins it again. Sleepers alone would not tell: they get a core when they wake.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
+_STAT = Path("/proc/stat")
 _SAMPLE_SECONDS = 0.05  # between two looks: one costs some ten microseconds a thread
 _CROWDED = 0.15  # of the time in which threads wanted a core: they did not get one
 _QUIET = 0.03
+_WINDOW_SECONDS = 0.25  # over which others are counted: the kernel counts in hundredths
+_SPARE = 0.15  # cores: so much of one that is wanted may others take
 _LEAST_HOLD, _MOST_HOLD = 1.0, 60.0  # seconds asleep before spinning is tried again
 _CALM = 10.0  # times the hold: so long without company, and the next hold is short again
 
@@ -92,6 +96,17 @@ def run_delay() -> float | None:
     return total / 1e9
 
 
+def others_busy() -> float | None:
+    """Seconds of cores that other processes have used since the machine began; None: unknown."""
+    try:
+        fields = _STAT.read_bytes().split(b"\n", 1)[0].split()
+        user, nice, system, _, _, irq, soft, steal = map(int, fields[1:9])
+    except (OSError, ValueError):
+        return None
+    ticks = user + nice + system + irq + soft + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 class Waiting:
     """Turns the switch for the decode calls of one context, which has so many threads.
 
@@ -104,10 +119,14 @@ class Waiting:
         threads: int,
         delay: Callable[[], float | None] = run_delay,
         clock: Callable[[], float] = time.monotonic,
+        others: Callable[[], float | None] = others_busy,
     ) -> None:
         self._threads = threads
         self._delay = delay
         self._now = clock
+        self._others = others
+        self._seen: tuple[float, float] | None = None
+        """When others were last counted, and how much they had used by then."""
         self._can_turn: bool | None = None if threads > 1 else False
         self._sleepers: Sleepers | None = None
         self._busy, self._looked, self._delayed = 0.0, 0.0, 0.0
@@ -156,11 +175,28 @@ class Waiting:
             self._since, self._may_spin_at = now, now + self._hold
             self._hold = min(2 * self._hold, _MOST_HOLD)
             self._sleep()
-        elif not self.is_spinning and share < _QUIET and now >= self._may_spin_at:
+            return
+        may_spin = not self.is_spinning and now >= self._may_spin_at and share < _QUIET
+        if may_spin and self._has_cores(now):
             self._since = now
             self._spin()
 
+    def _has_cores(self, now: float) -> bool:
+        """Whether others have left a core for each thread since they were last counted."""
+        used = self._others()
+        if used is None:
+            return True
+        if self._seen is None:
+            self._seen = now, used
+        began, before = self._seen
+        if now - began < _WINDOW_SECONDS:
+            return False
+        self._seen = now, used
+        free = (os.cpu_count() or 1) - (used - before) / (now - began)
+        return free >= self._threads - _SPARE
+
     def _sleep(self) -> None:
+        self._seen = None
         self._sleepers = Sleepers()
         weakref.finalize(self, self._sleepers.let_go)  # should nobody close this
 
