@@ -36,9 +36,11 @@ run: export DEMO_PROMPT = $(PROMPT)
 run: setup
 	@$(BIN)/python scripts/demo.py .build/demo "$$DEMO_PROMPT"
 
-test-long: SCALE = full
-test test-long: check
+test: check
 	SAMOVAR_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest
+
+test-long: SCALE = full
+test-long: test
 
 check: test-setup
 	$(BIN)/ruff format --check .

@@ -84,18 +84,18 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def new(machine: Machine) -> Machine:
-    """A machine with groups of version 2, this process in /work/model."""
+    """A machine with groups of version 2, this process in /jobs/model."""
     machine.mount("cgroup2", "/sys/fs/cgroup")
-    machine.belongs("0::/work/model")
+    machine.belongs("0::/jobs/model")
     return machine
 
 
 @pytest.fixture
 def old(machine: Machine) -> Machine:
-    """A machine with groups of version 1, this process in /work/model."""
+    """A machine with groups of version 1, this process in /jobs/model."""
     machine.mount("cgroup", "/sys/fs/cgroup/cpu", options="rw,cpu,cpuacct")
     machine.mount("cgroup", "/sys/fs/cgroup/memory", options="rw,memory")
-    machine.belongs("5:cpu,cpuacct:/elsewhere", "4:hugetlb,memory:/work/model", "0::/")
+    machine.belongs("5:cpu,cpuacct:/elsewhere", "4:hugetlb,memory:/jobs/model", "0::/")
     return machine
 
 
@@ -139,13 +139,13 @@ def test_more_available_than_there_is_is_cut(machine: Machine) -> None:
 
 
 def test_the_tightest_of_all_groups_decides(new: Machine) -> None:
-    new.group("sys/fs/cgroup/work/model", 3 * GIB, max=str(8 * GIB), high="max")
-    new.group("sys/fs/cgroup/work", 9 * GIB, max=str(10 * GIB), high=str(9 * GIB + 512 * MIB))
+    new.group("sys/fs/cgroup/jobs/model", 3 * GIB, max=str(8 * GIB), high="max")
+    new.group("sys/fs/cgroup/jobs", 9 * GIB, max=str(10 * GIB), high=str(9 * GIB + 512 * MIB))
     new.group("sys/fs/cgroup", 11 * GIB, max="max", high="max")
     assert new.limits() == {
-        "memory.max of /work/model": 5 * GIB,
-        "memory.max of /work": 1 * GIB,
-        "memory.high of /work": 512 * MIB,
+        "memory.max of /jobs/model": 5 * GIB,
+        "memory.max of /jobs": 1 * GIB,
+        "memory.high of /jobs": 512 * MIB,
     }
     sample = new.sample()
     assert sample.memory_free == 512 * MIB
@@ -153,14 +153,14 @@ def test_the_tightest_of_all_groups_decides(new: Machine) -> None:
 
 
 def test_without_limits_the_machine_decides(new: Machine) -> None:
-    new.group("sys/fs/cgroup/work/model", 3 * GIB, max="max", high="max")
-    new.group("sys/fs/cgroup/work", 3 * GIB)
+    new.group("sys/fs/cgroup/jobs/model", 3 * GIB, max="max", high="max")
+    new.group("sys/fs/cgroup/jobs", 3 * GIB)
     assert new.limits() == {}
     assert new.sample().memory_free == 20 * GIB
 
 
 def test_cached_files_are_free_unless_they_are_mapped_or_active(new: Machine) -> None:
-    path = "sys/fs/cgroup/work/model"
+    path = "sys/fs/cgroup/jobs/model"
     stat = {"anon": GIB, "inactive_file": 3 * GIB, "active_file": GIB, "file_mapped": 0}
     new.group(path, 6 * GIB, stat, max=str(8 * GIB))
     assert new.sample().memory_free == 5 * GIB
@@ -171,18 +171,18 @@ def test_cached_files_are_free_unless_they_are_mapped_or_active(new: Machine) ->
 
 
 def test_a_group_above_its_limit_has_nothing_left(new: Machine) -> None:
-    new.group("sys/fs/cgroup/work/model", 3 * GIB, max=str(2 * GIB), high="0")
-    assert new.limits() == {"memory.max of /work/model": 0, "memory.high of /work/model": 0}
+    new.group("sys/fs/cgroup/jobs/model", 3 * GIB, max=str(2 * GIB), high="0")
+    assert new.limits() == {"memory.max of /jobs/model": 0, "memory.high of /jobs/model": 0}
 
 
 def test_more_cached_than_used_is_cut(new: Machine) -> None:
-    new.group("sys/fs/cgroup/work/model", GIB, {"inactive_file": 2 * GIB}, max=str(4 * GIB))
+    new.group("sys/fs/cgroup/jobs/model", GIB, {"inactive_file": 2 * GIB}, max=str(4 * GIB))
     assert new.sample().memory_free == 4 * GIB
 
 
 def test_groups_that_vanished_are_not_known_and_those_around_them_are(new: Machine) -> None:
-    new.group("sys/fs/cgroup/work", GIB, max=str(2 * GIB))
-    assert new.limits() == {"memory.max of /work": GIB}
+    new.group("sys/fs/cgroup/jobs", GIB, max=str(2 * GIB))
+    assert new.limits() == {"memory.max of /jobs": GIB}
 
 
 @pytest.mark.parametrize("path", ["/docker/0123", "/../sibling", "/a/../../b", "", "relative"])
@@ -224,14 +224,14 @@ def test_what_is_mounted_over_groups_hides_them(new: Machine) -> None:
 
 def test_old_groups_nest_too(old: Machine) -> None:
     stat = {"inactive_file": 1, "total_inactive_file": 2 * GIB, "total_active_file": 0}
-    old.old_group("sys/fs/cgroup/memory/work/model", 3 * GIB, 8 * GIB, stat)
+    old.old_group("sys/fs/cgroup/memory/jobs/model", 3 * GIB, 8 * GIB, stat)
     mapped = {**stat, "total_mapped_file": GIB}
-    old.old_group("sys/fs/cgroup/memory/work", 3 * GIB, 4 * GIB, mapped)
+    old.old_group("sys/fs/cgroup/memory/jobs", 3 * GIB, 4 * GIB, mapped)
     old.old_group("sys/fs/cgroup/memory", 9 * GIB, V1_NO_LIMIT)
     old.old_group("sys/fs/cgroup/cpu/elsewhere", 0, 1)
     assert old.limits() == {
-        "memory.limit_in_bytes of /work/model": 7 * GIB,
-        "memory.limit_in_bytes of /work": 2 * GIB,
+        "memory.limit_in_bytes of /jobs/model": 7 * GIB,
+        "memory.limit_in_bytes of /jobs": 2 * GIB,
     }
 
 
@@ -245,14 +245,14 @@ def test_limits_around_what_is_mounted_are_told_by_the_kernel(machine: Machine) 
 
 def test_no_limit_is_none_though_it_is_a_number(old: Machine) -> None:
     stat = {"hierarchical_memory_limit": V1_NO_LIMIT}
-    old.old_group("sys/fs/cgroup/memory/work/model", GIB, V1_NO_LIMIT, stat)
+    old.old_group("sys/fs/cgroup/memory/jobs/model", GIB, V1_NO_LIMIT, stat)
     assert old.limits() == {}
 
 
 def test_both_versions_at_once_count_both(old: Machine) -> None:
     old.mount("cgroup2", "/sys/fs/cgroup/unified")
-    old.belongs("4:memory:/work", "0::/job")
-    old.old_group("sys/fs/cgroup/memory/work", GIB, 2 * GIB)
+    old.belongs("4:memory:/jobs", "0::/job")
+    old.old_group("sys/fs/cgroup/memory/jobs", GIB, 2 * GIB)
     old.group("sys/fs/cgroup/unified/job", GIB, max=str(4 * GIB))
     assert set(old.limits().values()) == {GIB, 3 * GIB}
 
@@ -268,9 +268,9 @@ def test_the_machine_tells_its_stalls(machine: Machine) -> None:
 
 def test_the_stalls_of_the_own_group_are_asked_first(new: Machine) -> None:
     new.write("proc/pressure/memory", PSI.format("50.00", 1))
-    new.group("sys/fs/cgroup/work", 1, pressure=PSI.format("2.50", 3))
+    new.group("sys/fs/cgroup/jobs", 1, pressure=PSI.format("2.50", 3))
     assert new.sample().stall == Stall(2.5, 3, is_own=True)
-    new.group("sys/fs/cgroup/work/model", 1, pressure=PSI.format("1.25", 2))
+    new.group("sys/fs/cgroup/jobs/model", 1, pressure=PSI.format("1.25", 2))
     assert new.sample().stall == Stall(1.25, 2, is_own=True)
 
 
@@ -391,14 +391,14 @@ KERNEL_FILES = (
     "proc/self/mountinfo",
     "proc/self/cgroup",
     "proc/pressure/memory",
-    "sys/fs/cgroup/work/model/memory.max",
-    "sys/fs/cgroup/work/model/memory.high",
-    "sys/fs/cgroup/work/model/memory.current",
-    "sys/fs/cgroup/work/model/memory.stat",
-    "sys/fs/cgroup/work/model/memory.pressure",
-    "sys/fs/cgroup/memory/work/model/memory.limit_in_bytes",
-    "sys/fs/cgroup/memory/work/model/memory.usage_in_bytes",
-    "sys/fs/cgroup/memory/work/model/memory.stat",
+    "sys/fs/cgroup/jobs/model/memory.max",
+    "sys/fs/cgroup/jobs/model/memory.high",
+    "sys/fs/cgroup/jobs/model/memory.current",
+    "sys/fs/cgroup/jobs/model/memory.stat",
+    "sys/fs/cgroup/jobs/model/memory.pressure",
+    "sys/fs/cgroup/memory/jobs/model/memory.limit_in_bytes",
+    "sys/fs/cgroup/memory/jobs/model/memory.usage_in_bytes",
+    "sys/fs/cgroup/memory/jobs/model/memory.stat",
 )
 USED = {Tier.MEMORY: 3 * GIB, Tier.SHM: 2 * GIB, Tier.DISK: 9 * GIB}
 
@@ -412,16 +412,16 @@ def whole(machine: Machine) -> Machine:
 def furnished(machine: Machine) -> Machine:
     machine.mount("cgroup2", "/sys/fs/cgroup")
     machine.mount("cgroup", "/sys/fs/cgroup/memory", options="rw,memory")
-    machine.belongs("4:memory:/work/model", "0::/work/model")
+    machine.belongs("4:memory:/jobs/model", "0::/jobs/model")
     machine.write("proc/self/status", "RssFile: 100 kB\n")
     machine.write("proc/pressure/memory", PSI.format("20.00", 5))
     stat = {"inactive_file": MIB, "active_file": MIB, "file_mapped": 0}
     limits = {"max": str(8 * GIB), "high": str(6 * GIB)}
     machine.group(
-        "sys/fs/cgroup/work/model", 5 * GIB, stat, pressure=PSI.format("15.00", 9), **limits
+        "sys/fs/cgroup/jobs/model", 5 * GIB, stat, pressure=PSI.format("15.00", 9), **limits
     )
     machine.old_group(
-        "sys/fs/cgroup/memory/work/model", 5 * GIB, 7 * GIB, {"total_inactive_file": 5}
+        "sys/fs/cgroup/memory/jobs/model", 5 * GIB, 7 * GIB, {"total_inactive_file": 5}
     )
     return machine
 
