@@ -10,16 +10,10 @@ import argparse
 import contextlib
 import http.client
 import itertools
-import json
-import os
-import socket
 import statistics
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.measure import (
     FREE,
@@ -32,6 +26,7 @@ from benchmarks.measure import (
     started,
     stepped,
 )
+from benchmarks.server import READ_SECONDS, completion, llama_server
 from samovar.engine.engine import Engine
 from samovar.engine.latency import DECODE_STEPS, LEAST_GAP_SECONDS
 from samovar.native.llama import LlamaBackend
@@ -41,8 +36,6 @@ _NUM_SEQUENCES = 4
 _WARM = 20  # steps before the long prompt comes
 _LONG = "long"
 _CONTEXT = 8192
-_LOAD_SECONDS = 120.0  # of a server, until it answers
-_READ_SECONDS = 600.0  # of silence on a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +115,16 @@ class _Stream:
     def __init__(self, port: int, ids: tuple[int, ...], most: int) -> None:
         self.times: list[float] = []
         self.heard = threading.Condition()
-        self._port = port
-        self._body = json.dumps(
-            {
-                "prompt": ids,
-                "n_predict": most,
-                "stream": True,
-                "return_tokens": True,
-                "ignore_eos": True,
-                "cache_prompt": False,
-                "samplers": ["top_k"],
-                "top_k": 1,
-            }
-        )
+        self._objects = completion(port, ids, most, is_cached=False)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_READ_SECONDS)
         # The server is stopped while it answers: that is the end of the stream.
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("POST", "/completion", self._body)
-            for line in connection.getresponse():
+            for found in self._objects:
                 now = time.perf_counter()
-                if line.startswith(b"data: {") and json.loads(line[6:]).get("tokens"):
+                if found.get("tokens"):
                     with self.heard:
                         self.times.append(now)
                         self.heard.notify_all()
@@ -153,13 +132,15 @@ class _Stream:
     def wait_for(self, count: int) -> None:
         """Until so many tokens came."""
         with self.heard:
-            if not self.heard.wait_for(lambda: len(self.times) >= count, _READ_SECONDS):
+            if not self.heard.wait_for(lambda: len(self.times) >= count, READ_SECONDS):
                 raise SystemExit("llama-server fell silent")
 
 
 def _of_server(args: argparse.Namespace, run: int) -> _Run:
     others = Others()
-    with _server(args) as port:
+    slots = _NUM_SEQUENCES + 1  # one for each
+    options = ["--parallel", str(slots), "-c", str(slots * _CONTEXT), "--cont-batching"]
+    with llama_server(args, [*options, *args.server_options]) as port:
         streams = [_Stream(port, prompt(16, 1000 + number), 4000) for number in range(4)]
         for stream in streams:
             stream.wait_for(_WARM + 2)
@@ -183,37 +164,3 @@ def _longest(times: list[float], began: float, ended: float) -> float:
     """The longest gap of those that were open at some time from `began` to `ended`."""
     pairs = list(itertools.pairwise(times))
     return max(later - max(then, began) for then, later in pairs if later > began and then < ended)
-
-
-@contextlib.contextmanager
-def _server(args: argparse.Namespace) -> Iterator[int]:
-    """A fresh llama-server with a slot for each; yields its port."""
-    folder = Path(args.peers)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    slots = _NUM_SEQUENCES + 1
-    command = [str(folder / "llama-server"), "-m", args.model, "-t", str(args.threads)]
-    command += ["--parallel", str(slots), "-c", str(slots * _CONTEXT), "--cont-batching"]
-    command += ["--host", "127.0.0.1", "--port", str(port), *args.server_options]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            _wait_until_ready(process, port)
-            yield port
-        finally:
-            process.kill()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + _LOAD_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.1)
-    raise SystemExit("llama-server did not start")
