@@ -55,7 +55,7 @@ bench: setup $(STAMPS)/models
 
 setup: $(STAMPS)/package llama
 
-test-setup: setup $(STAMPS)/models $(STAMPS)/test $(SCHEMA_SUITE)/complete
+test-setup: setup $(STAMPS)/models $(STAMPS)/test $(STAMPS)/clients $(SCHEMA_SUITE)/complete
 
 # An environment does not survive being moved, nor the removal of its Python.
 ifneq ($(shell test -x $(BIN)/python && cat $(STAMPS)/venv 2>/dev/null),$(CURDIR))
@@ -89,7 +89,7 @@ $(SCHEMA_SUITE)/complete: scripts/fetch_schema_suite.py requirements/test.txt | 
 	@touch $@
 
 lock:
-	cd requirements && for name in build run models test suite; do \
+	cd requirements && for name in build run models test suite clients; do \
 	    uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	        --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 	        --output-file $$name.txt $$name.in || exit 1; \

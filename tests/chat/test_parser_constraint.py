@@ -11,7 +11,7 @@ import pytest
 
 from samovar import models as builtin
 from samovar.chat.choosing import choose, starts_in_reasoning
-from samovar.chat.constraint import ToolChoice, constraint
+from samovar.chat.constraint import constraint
 from samovar.chat.families import FAMILIES, NONE
 from samovar.chat.parser import Call, Content
 from samovar.chat.shapes import Family, Frame, Slot
@@ -20,7 +20,7 @@ from samovar.native.grammar import Grammars
 from samovar.native.matcher import Matcher
 from samovar.native.model import Model, ModelOptions
 from samovar.native.vocabulary import Vocabulary
-from samovar.types import Grammar
+from samovar.types import Grammar, ToolChoice
 from tests.chat.turns import CASES, NAMES, TOOLS, pieces, source, template, tool, turn
 
 CALLING = [family for family in FAMILIES.values() if family.frames]

@@ -82,6 +82,15 @@ def test_estimates_know_what_was_measured() -> None:
     assert StepCosts().seconds_of(100, 40, 4) == 0.0
 
 
+def test_steps_that_cost_nothing_beside_slow_ones_leave_room_for_a_few_tokens() -> None:
+    costs = StepCosts()
+    costs.observe(0, 1, 0.0)
+    costs.observe(1, 0, 1.0)
+    costs.shares = 3
+    assert 1 <= costs.prefill_budget(1, 600, 1) <= 600
+    assert costs.prefill_budget(1, 2, 1) == 2
+
+
 seconds = st.one_of(st.just(0.0), st.floats(0.0, 100.0))
 
 

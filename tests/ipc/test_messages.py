@@ -13,6 +13,7 @@ from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request, pack_request, unpack_request
 from samovar.types import (
     Cached,
+    Chat,
     Choice,
     Divergence,
     EmbedRequest,
@@ -26,6 +27,7 @@ from samovar.types import (
     TextDelta,
     Timings,
     TokenLogprobs,
+    ToolChoice,
     Usage,
     Verified,
     VerifyRequest,
@@ -46,6 +48,17 @@ REQUESTS: list[Request] = [
     GenerateRequest("a", "x", SamplingParams(grammar="root ::= 'a'"), adapters=(("r", 0.5),)),
     GenerateRequest("a", "x", generated=((1, 2), ()), choices=2, is_stored=False, cache_salt=""),
     GenerateRequest("a", (), session="s", continues=True, expect_committed=(1, 2)),
+    GenerateRequest(
+        "a",
+        "",
+        chat=Chat(
+            ({"role": "user", "content": [{"type": "text", "text": "x"}], "n": None},),
+            tools=({"type": "function", "function": {"name": "f", "parameters": {"a": [1]}}},),
+            tool_choice=ToolChoice("required", is_parallel=False),
+            thinks=False,
+            variables={"today": ["a", 1.5]},
+        ),
+    ),
     VerifyRequest("v", (1, 2), (3, 4), timeout_seconds=0.5),
     EmbedRequest("e", ("text", b"\xfe", (1, 2)), pooling="mean", normalizes=False),
     RankRequest("r", "query", ("one", b"two", (3,)), priority=-1),

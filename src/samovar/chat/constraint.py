@@ -7,8 +7,6 @@ as the calls that it had to be, with the arguments that the schemas ask for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from samovar.chat.callrules import CallRules
 from samovar.chat.messages import Json
@@ -16,20 +14,9 @@ from samovar.chat.parser import tool_schemas
 from samovar.chat.rules import Rules
 from samovar.chat.shapes import Family, Reasoning
 from samovar.errors import InvalidRequest
-from samovar.types import Grammar, Tool
+from samovar.types import Grammar, Tool, ToolChoice
 
 _GAP = r"/\n{0,2}/"  # behind reasoning, where models do not always write what templates do
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """Which calls a request wants."""
-
-    mode: Literal["auto", "required", "none"] = "auto"
-    name: str | None = None
-    """The one tool that must be called, once; the mode does not matter then."""
-    is_parallel: bool = True
-    """Whether there may be several calls in a turn."""
 
 
 def constraint(

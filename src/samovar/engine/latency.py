@@ -76,6 +76,8 @@ class StepCosts:
         left = self.planned(promised, turns) / self.shares - self.decode(rows)
         if left >= largest * self.prefill_seconds:  # also where steps take no time at all
             return largest
+        if left <= 0:
+            return min(largest, LEAST_CHUNK)
         return min(largest, max(LEAST_CHUNK, int(left / self.prefill_seconds)))
 
     def seconds_of(self, prefill: int, decode: int, rows: int) -> float:

@@ -6,11 +6,13 @@ from dataclasses import fields
 from typing import Any
 
 from samovar.types import (
+    Chat,
     EmbedRequest,
     GenerateRequest,
     Grammar,
     RankRequest,
     SamplingParams,
+    ToolChoice,
     VerifyRequest,
 )
 
@@ -34,10 +36,13 @@ def unpack_request(kind: str, values: dict[str, Any]) -> Request:
     """The request of these fields. Raises InvalidRequest, and ValueError for another kind."""
     if kind not in _KINDS:
         raise ValueError(f"no request is of kind {kind}")
-    found = {name: _as_tuple(value) for name, value in values.items()}
-    sampling = values.get("sampling")
+    plain = {name: value for name, value in values.items() if name != "chat"}
+    found = {name: _as_tuple(value) for name, value in plain.items()}
+    sampling, chat = values.get("sampling"), values.get("chat")
     if isinstance(sampling, dict):
         found["sampling"] = _sampling(sampling)
+    if isinstance(chat, dict):
+        found["chat"] = _chat(chat)
     made: Request = _KINDS[kind](**found)
     return made
 
@@ -48,6 +53,17 @@ def _sampling(values: dict[str, Any]) -> SamplingParams:
     if isinstance(grammar, dict):
         found["grammar"] = Grammar(**grammar)
     return SamplingParams(**found)
+
+
+def _chat(values: dict[str, Any]) -> Chat:
+    """Messages and tools hold lists where they held lists: templates and schemas know no tuples."""
+    found = dict(values)
+    for name in ("messages", "tools", "volatile"):
+        found[name] = tuple(values.get(name, ()))
+    choice = values.get("tool_choice")
+    if isinstance(choice, dict):
+        found["tool_choice"] = ToolChoice(**choice)
+    return Chat(**found)
 
 
 def _as_tuple(value: Any) -> Any:  # noqa: ANN401 - whatever a message holds

@@ -1,0 +1,1 @@
+"""The HTTP server: sockets, routes, streams, keys and limits, over a runtime."""
