@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 
 from samovar.config import RuntimeConfig
 from samovar.runtime.runtime import Runtime
-from samovar.server.caller import Caller
+from samovar.server import anthropic, ollama, openai, responses
 from samovar.server.served import Served, ServedModel
 from samovar.version import __version__
 
@@ -25,20 +25,12 @@ def create_app(models: Sequence[ServedModel], runtime: RuntimeConfig | None = No
 
     app = FastAPI(title="Samovar", version=__version__, lifespan=lifespan)
 
+    for dialect in (openai, responses, anthropic, ollama):
+        app.include_router(dialect.router)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the server is there."""
         return {"status": "ok"}
 
     return app
-
-
-def served(request: Request) -> Served:
-    """The models; for `Depends`."""
-    found: Served = request.app.state.served
-    return found
-
-
-def caller(request: Request) -> Caller:
-    """Who asks; for `Depends`."""
-    return getattr(request.state, "caller", None) or Caller()

@@ -1,0 +1,7 @@
+"""Ollama's routes."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
