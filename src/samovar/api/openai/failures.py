@@ -1,0 +1,59 @@
+"""Failures in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Its clients choose the class of their exception by the status, and look at the code.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from samovar.api.status import status_of
+from samovar.api.wire import WireFailure
+from samovar.types import Failed
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+    499: "cancelled",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
+"""Where OpenAI has a word of its own for what we say."""
+
+_CALLERS_FAULT = range(400, 500)
+
+
+class Error(msgspec.Struct, frozen=True):
+    """What went wrong, as every body and stream of this dialect says it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The whole body."""
+
+    error: Error
+
+
+def type_of(status: int) -> str:
+    """The type of an error with this status."""
+    usual = "invalid_request_error" if status in _CALLERS_FAULT else "server_error"
+    return _TYPES.get(status, usual)
+
+
+def error_body(failed: Failed, param: str | None = None) -> ErrorBody:
+    """The failure as a body; `param` names the field of the request that is wrong."""
+    code = _CODES.get(failed.code, failed.code)
+    kind = type_of(status_of(failed.code))
+    return ErrorBody(Error(failed.message, kind, param, code))
+
+
+def failure(failed: Failed, param: str | None = None) -> WireFailure:
+    """The failure as a response."""
+    return WireFailure(status_of(failed.code), msgspec.json.encode(error_body(failed, param)))
