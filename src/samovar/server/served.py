@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from samovar import models
+from samovar.api.facts import ModelFacts
 from samovar.config import CacheConfig, WorkerConfig
 from samovar.errors import ModelNotFound
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.runtime.runtime import Runtime
+from samovar.server.facts import FactsReader
 from samovar.types import Event
 
 
@@ -42,6 +44,7 @@ class Served:
         self.runtime = runtime
         self._models: Mapping[str, ServedModel] = {one.name: one for one in served}
         self._numbers = itertools.count(1)
+        self._facts = FactsReader()
         self.started = int(time.clock_gettime(time.CLOCK_REALTIME))
 
     def names(self) -> list[str]:
@@ -54,6 +57,14 @@ class Served:
         if found is None:
             raise ModelNotFound(f"there is no such model; there are: {', '.join(self._models)}")
         return found
+
+    async def facts(self, name: str) -> ModelFacts:
+        """What the model's file says, loaded or not. Raises ModelNotFound for an unknown name."""
+        return await self._facts.facts(name, self.model(name).file)
+
+    async def metadata(self, name: str) -> Mapping[str, Any]:
+        """The metadata of its file, None for long arrays. Raises as `facts`."""
+        return await self._facts.metadata(self.model(name).file)
 
     def new_id(self, prefix: str) -> str:
         """An id that no other request of this process has, and nobody can guess."""
