@@ -194,6 +194,11 @@ class Engine:
         """The names of the adapters that are loaded."""
         return sorted(self._adapters)
 
+    def applied(self, adapters: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+        """Adapters as the cache knows them: fingerprints and scales. Raises InvalidRequest."""
+        self._adapters.require(adapters)
+        return tuple((self._adapters[name].fingerprint.hex(), scale) for name, scale in adapters)
+
     def _accept(
         self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
     ) -> None:

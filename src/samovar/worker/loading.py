@@ -35,6 +35,8 @@ class Served:
     store: BlockStore | None
     renderer: Renderer | None
     description: str
+    cache: CacheConfig | None = None
+    """How the store is set; None: there is none."""
 
     def close(self) -> bool:
         """Free everything, saving first. False: not all was saved."""
@@ -93,7 +95,7 @@ def assemble(
             renderer.close()
         backend.close()
         raise
-    return Served(backend, engine, store, renderer, description)
+    return Served(backend, engine, store, renderer, description, None if store is None else cache)
 
 
 def _device(index: int) -> Reading | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from samovar.errors import InvalidRequest
+from samovar.errors import ContextOverflow, InvalidRequest
+from samovar.worker.kept import Kept, Prompt
 from samovar.worker.loading import Served
 
 logger = logging.getLogger(__name__)
 
-ANY_THREAD = frozenset({"tokenize", "detokenize", "render"})
+ANY_THREAD = frozenset({"tokenize", "detokenize", "pieces", "encode", "render"})
 """Those that only read what never changes: they do not wait for a step."""
 
 BETWEEN_STEPS = frozenset(
@@ -23,6 +24,10 @@ BETWEEN_STEPS = frozenset(
         "fork_session",
         "session_tokens",
         "cache_info",
+        "cache_explain",
+        "cache_flush",
+        "cache_pin",
+        "cache_unpin",
         "status",
     }
 )
@@ -35,6 +40,7 @@ class Operations:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._engine = served.engine
+        self._kept = Kept(served)
 
     def ask(self, name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Do it. Raises InvalidRequest for an operation or arguments that do not exist."""
@@ -49,13 +55,44 @@ class Operations:
 
     # ---- on any thread ------------------------------------------------------------------------
 
-    def tokenize(self, text: str | bytes, *, add_special: bool = True) -> list[int]:
-        """Text to ids."""
-        return self._served.backend.tokenize(text, add_special=add_special)
+    def tokenize(
+        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Text to ids; `parse_special` reads control tokens that are written out in it as such."""
+        return self._served.backend.tokenize(
+            text, add_special=add_special, parse_special=parse_special
+        )
 
     def detokenize(self, tokens: list[int]) -> str:
         """Ids to text."""
         return self._served.backend.detokenize(tokens).decode("utf-8", "replace")
+
+    def pieces(self, tokens: list[int]) -> list[bytes]:
+        """What each id stands for: parts of characters as they are, control tokens as written."""
+        backend = self._served.backend
+        return [backend.detokenize([token], special=True) for token in tokens]
+
+    def encode(self, text: str | bytes, *, is_raw: bool = False) -> list[int]:
+        """The ids of a prompt: as one user's message where there is a template, unless raw."""
+        backend = self._served.backend
+        if not text:
+            raise InvalidRequest("the prompt is empty; give some text")
+        backend.require_fits(text, backend.context_length)
+        if is_raw or self._served.renderer is None:
+            tokens = backend.tokenize(text)
+        else:
+            said = text if isinstance(text, str) else text.decode("utf-8", "replace")
+            tokens = self.render([{"role": "user", "content": said}])
+        if not tokens:
+            raise InvalidRequest(
+                "this vocabulary has no token for the prompt; give some other text"
+            )
+        if len(tokens) >= backend.context_length:
+            raise ContextOverflow(
+                f"the prompt has {len(tokens)} tokens and the context {backend.context_length}:"
+                " shorten the prompt or raise --ctx-size"
+            )
+        return tokens
 
     def render(self, messages: list[dict[str, Any]], **more: Any) -> list[int]:  # noqa: ANN401
         """A conversation through the model's template, as ids."""
@@ -98,6 +135,22 @@ class Operations:
             return {"is_on": False}
         return {"is_on": True, "tiers": store.sizes(), **store.counters.as_dict()}
 
+    def cache_explain(self, tokens: list[int], **whose: Any) -> dict[str, Any]:  # noqa: ANN401
+        """What a request with this prompt would find in the cache, and why no more (see Kept)."""
+        return self._kept.explain(_prompt(tokens, **whose))
+
+    def cache_pin(self, tokens: list[int], **whose: Any) -> int:  # noqa: ANN401
+        """Keep what is there of a prompt, whatever else has to go; how many tokens that is."""
+        return self._kept.pin(_prompt(tokens, **whose))
+
+    def cache_unpin(self, tokens: list[int], **whose: Any) -> int:  # noqa: ANN401
+        """Let the longest pinned beginning of a prompt go again; how many tokens it has."""
+        return self._kept.unpin(_prompt(tokens, **whose))
+
+    def cache_flush(self, seconds: float = 60.0) -> bool:
+        """Wait until all is durable; no step is made meanwhile. False: the time was up before."""
+        return self._kept.flush(seconds)
+
     def status(self) -> dict[str, Any]:
         """How busy it is."""
         scheduler = self._engine.scheduler
@@ -108,3 +161,9 @@ class Operations:
             "sessions": len(self._engine.sessions),
             "adapters": self._engine.adapters(),
         }
+
+
+def _prompt(
+    tokens: list[int], adapters: list[tuple[str, float]] | None = None, salt: str = ""
+) -> Prompt:
+    return Prompt(tokens, tuple((name, scale) for name, scale in adapters or ()), salt)
