@@ -7,7 +7,7 @@ output, until its input ends.
     in   {"source": text, "bos_token": text, "eos_token": text, "max_output": characters}
     out  {"loaded": true}
     in   {"messages": [...], "tools": [...] | null, "add_generation_prompt": bool,
-          "variables": {...}}
+          "thinks": bool | null, "continues_last": bool, "variables": {...}}
     out  {"text": prompt}
 
 or, for any of them, `{"error": "invalid_request" | "template_error" | "template_missing",

@@ -26,7 +26,16 @@ MAX_INTEGER_BITS = 1024
 """Python refuses to print integers of more than 4,300 digits, which JSON and templates need."""
 
 RESERVED = frozenset(
-    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "self"}
+    {
+        "messages",
+        "tools",
+        "add_generation_prompt",
+        "thinks",
+        "continues_last",
+        "bos_token",
+        "eos_token",
+        "self",
+    }
 )
 """Variables that a caller may not set besides the arguments of these names."""
 

@@ -84,6 +84,11 @@ class Parser:
         self._turn = self._read_turn()
         self._run()
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as can be told."""
+        return self._kind is Reasoning
+
     def feed(self, text: str) -> list[Piece]:
         """More of what the model wrote. Gives what is sure now."""
         self._reader.feed(text)

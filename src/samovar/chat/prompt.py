@@ -19,11 +19,12 @@ def render_chat(
     tools: object = None,
     *,
     specials: Specials,
-    add_generation_prompt: bool = True,
     variables: object = None,
+    **wanted: Any,  # noqa: ANN401 - the renderer says what
 ) -> list[Segment]:
     """The prompt of a conversation; joined, its texts are what the template wrote.
 
+    `wanted` is what else a renderer takes: `add_generation_prompt`, `thinks`, `continues_last`.
     Special tokens are parsed in what the template wrote, never in what the caller did. Raises
     InvalidRequest for malformed messages, TemplateError where the template cannot render them.
     """
@@ -35,10 +36,7 @@ def render_chat(
     guarded, marks = guard(conversation, specials, avoid=renderer.source)
     try:
         rendered = renderer.render(
-            guarded["messages"],
-            guarded["tools"],
-            add_generation_prompt=add_generation_prompt,
-            **guarded["variables"],
+            guarded["messages"], guarded["tools"], **wanted, **guarded["variables"]
         )
     except SamovarError as error:  # a template may quote a message
         raise type(error)(marks.restored(str(error))) from None
@@ -51,7 +49,8 @@ def request_renderer(
     """What a backend's `apply_chat_template` is handed: a request to segments.
 
     A request holds `messages` and may hold `system`, which becomes a leading system message,
-    `tools`, `add_generation_prompt` (True unless said otherwise) and `variables`.
+    `tools`, `variables`, `add_generation_prompt` (True unless said otherwise), `thinks` and
+    `continues_last`.
     """
 
     def render(request: Mapping[str, Any]) -> list[Segment]:
@@ -60,11 +59,14 @@ def request_renderer(
             _with_system(request.get("system"), request.get("messages")),
             request.get("tools"),
             specials=specials,
-            add_generation_prompt=request.get("add_generation_prompt", True),
             variables=request.get("variables"),
+            **{name: request[name] for name in _WANTED if name in request},
         )
 
     return render
+
+
+_WANTED = ("add_generation_prompt", "thinks", "continues_last")
 
 
 def _with_system(system: object, messages: object) -> list[Message]:

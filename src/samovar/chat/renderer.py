@@ -80,6 +80,8 @@ class Renderer:
         tools: object = None,
         *,
         add_generation_prompt: bool = True,
+        thinks: bool | None = None,
+        continues_last: bool = False,
         **variables: object,
     ) -> str:
         """See Template.render. Raises TemplateError also past a limit, and Released once closed.
@@ -90,6 +92,8 @@ class Renderer:
             "messages": plain_messages(messages),
             "tools": plain_tools(tools),
             "add_generation_prompt": bool(add_generation_prompt),
+            "thinks": thinks,
+            "continues_last": continues_last,
             "variables": plain_variables(variables),
         }
         with self._lock:

@@ -9,7 +9,7 @@ renders in another process (`renderer`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
 from types import TracebackType
@@ -19,8 +19,10 @@ import jinja2
 
 from samovar.chat.conversation import REPAIRS, Conversation
 from samovar.chat.environment import MisuseError, RefusalError, Sandbox
-from samovar.chat.messages import plain_variables, sound_text
+from samovar.chat.messages import plain_messages, plain_variables, sound_text
+from samovar.chat.switches import thinking_variables
 from samovar.chat.traits import Traits, probe
+from samovar.chat.unfinished import unfinished
 from samovar.errors import InvalidRequest, TemplateError, TemplateMissing
 from samovar.types import Message, Tool
 
@@ -46,6 +48,8 @@ class Renders(Protocol):
         tools: object = None,
         *,
         add_generation_prompt: bool = True,
+        thinks: bool | None = None,
+        continues_last: bool = False,
         **variables: object,
     ) -> str:
         """See Template.render."""
@@ -71,6 +75,7 @@ class Template:
         self._source = checked_source(source)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._max_output = max_output
+        self._switched: dict[bool, dict[str, Any]] = {}
         try:
             self._compiled = Sandbox(now).from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -97,15 +102,34 @@ class Template:
         tools: object = None,
         *,
         add_generation_prompt: bool = True,
+        thinks: bool | None = None,
+        continues_last: bool = False,
         **variables: object,
     ) -> str:
         """The prompt text of a conversation in OpenAI's shape.
 
-        `variables` are the template's own, such as `enable_thinking`. Raises InvalidRequest for
-        messages that are malformed in themselves, and TemplateError where the template refuses
-        them or fails; its message carries what the template says, as far as its source does.
+        `variables` are the template's own, such as `enable_thinking`; `thinks` sets those that turn
+        reasoning on or off, if there are any. `continues_last`: the text ends within the last
+        message, which goes on there. Raises InvalidRequest for messages that are malformed in
+        themselves, and TemplateError where the template refuses them or fails; its message carries
+        what the template says, as far as its source does.
         """
         context = {**plain_variables(variables), "add_generation_prompt": add_generation_prompt}
+        if thinks is not None:
+            context = {**self._thinking(thinks=thinks), **context}
+        if not continues_last:
+            return self._rendered(messages, tools, context)
+        context["add_generation_prompt"] = False
+        for marked, mark in unfinished(plain_messages(messages), self._source):
+            text, found, _ = self._rendered(marked, tools, context).rpartition(mark)
+            if found:
+                return text
+        raise TemplateError(
+            "this model's template does not show the last message as it was sent, so it cannot be"
+            " continued; send the conversation without it"
+        )
+
+    def _rendered(self, messages: object, tools: object, context: dict[str, Any]) -> str:
         failure: Exception | None = None
         for count in range(len(REPAIRS) + 1):
             conversation = Conversation.of(messages, tools)
@@ -127,6 +151,22 @@ class Template:
                 "this model's template needs the arguments of every tool call to be a JSON object"
             )
         return TemplateError(_explain(failure, self._source))
+
+    def _thinking(self, *, thinks: bool) -> dict[str, Any]:
+        """The variables that turn reasoning on or off."""
+        if thinks not in self._switched:
+            messages = [{"role": "user", "content": "?"}]
+
+            def attempt(variables: Mapping[str, Any]) -> str | None:
+                try:
+                    return self._rendered(
+                        messages, None, {"add_generation_prompt": True, **variables}
+                    )
+                except TemplateError:
+                    return None
+
+            self._switched[thinks] = thinking_variables(self._source, attempt, thinks=thinks)
+        return self._switched[thinks]
 
     def _attempt(self, messages: list[Message], tools: list[Tool] | None) -> str | None:
         try:

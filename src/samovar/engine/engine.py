@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.adapters import Adapters
 from samovar.engine.batch import Batch, Broken
 from samovar.engine.caching import Caching
@@ -137,8 +138,10 @@ class Engine:
         tokens = self._intake.tokenize(request)
         return replace(request, prompt=tuple(tokens)) if tokens else request
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, form: TurnForm = PLAIN) -> None:
         """Take a request in. What is wrong with it comes back as its Failed event.
+
+        What is generated is told by kind as `form` says.
 
         Raises InvalidRequest only for an id that is in use, because no event could tell the two
         apart.
@@ -151,9 +154,9 @@ class Engine:
                 self._adapters.require(request.adapters)
                 self._embedding.submit(request)
             elif isinstance(request, VerifyRequest):
-                self._accept(prefix_of(request), now, request.candidates)
+                self._accept(self._intake.accept(prefix_of(request), now, request.candidates), now)
             else:
-                self._accept(request, now)
+                self._accept(self._intake.accept(request, now, form=form), now)
         except SamovarError as error:
             retry_after = self._retry_after(request, error)
             self._events.append(failure(request.request_id, error, retry_after))
@@ -199,11 +202,8 @@ class Engine:
         self._adapters.require(adapters)
         return tuple((self._adapters[name].fingerprint.hex(), scale) for name, scale in adapters)
 
-    def _accept(
-        self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
-    ) -> None:
-        running = self._intake.accept(request, now, candidates)
-        self._requests[request.request_id] = running
+    def _accept(self, running: Running, now: float) -> None:
+        self._requests[running.request.request_id] = running
         for sequence in running.open_sequences():
             self._caching.expect(sequence)
         if running.is_over:  # somebody else brought it to its end

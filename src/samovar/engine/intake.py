@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence as List
+from functools import partial
 
+from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.adapters import Adapters
 from samovar.engine.output import Ending, Output
 from samovar.engine.prompts import Prompts
@@ -37,7 +39,11 @@ class Intake:
         self._order = 0
 
     def accept(
-        self, request: GenerateRequest, now: float, candidates: tuple[int, ...] = ()
+        self,
+        request: GenerateRequest,
+        now: float,
+        candidates: tuple[int, ...] = (),
+        form: TurnForm = PLAIN,
     ) -> Running:
         """A request as it is served from now on; choices that have ended before are over.
 
@@ -63,10 +69,11 @@ class Intake:
         )
         seeds = [running.seed_of(choice) for choice in range(request.choices)]
         for choice, sampler in enumerate(self._prompts.samplers(request, seeds, tokens)):
-            sequence = self._sequence(request, tokens, choice, now)
+            sequence = self._sequence(request, tokens, choice, now, form)
             sequence.sampler = sampler
             sequence.is_verified = bool(candidates)
             running.sequences.append(sequence)
+            running.turns.append(form.begin(request.request_id, choice))
         self._catch_up(running)
         for sequence in running.open_sequences():
             self._scheduler.add(sequence)
@@ -85,15 +92,21 @@ class Intake:
         return max(1.0, costs.seconds_of(prefill, decode, self._backend.num_sequences))
 
     def _sequence(
-        self, request: GenerateRequest, tokens: List[int], choice: int, now: float
+        self, request: GenerateRequest, tokens: List[int], choice: int, now: float, form: TurnForm
     ) -> Sequence:
         self._order += 1
         room = self._scheduler.limits.context_length
         most = room if request.max_tokens is None else min(room, len(tokens) + request.max_tokens)
-        output = Output(self._backend.detokenize, request.stop, request.stop_tokens)
+        pieces = partial(self._pieces, form.shown) if form.shown else self._backend.detokenize
+        output = Output(pieces, request.stop, request.stop_tokens)
         return Sequence(
             request, list(tokens), len(tokens), most, output, Clock(now), choice, self._order
         )
+
+    def _pieces(self, shown: frozenset[int], tokens: List[int]) -> bytes:
+        """The bytes of tokens, with the text of some control tokens."""
+        detokenize = self._backend.detokenize
+        return b"".join(detokenize([token], special=token in shown) for token in tokens)
 
     def _catch_up(self, running: Running) -> None:
         """Bring sequences to where they were when somebody else served them.
@@ -106,7 +119,7 @@ class Intake:
                 running.request.generated or ((),) * len(running.sequences),
                 strict=True,
             ):
-                ending = self._repeat(sequence, said)
+                ending = self._repeat(running, sequence, said)
                 if ending is not None:
                     running.end(sequence, ending)
                     sequence.finish()
@@ -116,16 +129,20 @@ class Intake:
                 sequence.finish()
             raise
 
-    def _repeat(self, sequence: Sequence, said: tuple[int, ...]) -> Ending | None:
+    def _repeat(
+        self, running: Running, sequence: Sequence, tokens: tuple[int, ...]
+    ) -> Ending | None:
         ending = None
-        for token in said:
+        for token in tokens:
             if ending is not None:
                 raise InvalidRequest("something was generated behind the end of an answer")
             sequence.tokens.append(token)
             if sequence.sampler is not None:
                 sequence.sampler.accept(token)
-            ending = sequence.output.feed(token, is_eog=self._backend.is_eog(token)).ending
-        if ending is None and said and sequence.num_tokens >= sequence.limit:
+            said = sequence.output.feed(token, is_eog=self._backend.is_eog(token))
+            running.turns[sequence.choice].hear(token, said.text)
+            ending = said.ending
+        if ending is None and tokens and sequence.num_tokens >= sequence.limit:
             return Ending("length")
         return ending
 

@@ -1,9 +1,10 @@
-"""A request while it is served: its choices, what they said since the last look, and its end."""
+"""A request while it is served: its choices, their turns, and its end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from samovar.chat.turn import Turn
 from samovar.engine.output import Ending
 from samovar.engine.sequence import Phase, Sequence
 from samovar.native.interface import Sampled
@@ -13,7 +14,6 @@ from samovar.types import (
     Event,
     Finished,
     GenerateRequest,
-    TextDelta,
     Timings,
     TokenLogprobs,
     Usage,
@@ -21,15 +21,6 @@ from samovar.types import (
 )
 
 SEEDS = 2**64
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What one choice said since the last deltas."""
-
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,10 +32,11 @@ class Running:
     seed: int
     """Choice i draws with this plus i."""
     sequences: list[Sequence] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    """By choice: what they say, by kind."""
     is_cancelled: bool = False
     candidates: tuple[int, ...] = ()
     """What is to be verified behind the prompt; () for requests that generate."""
-    _heard: dict[int, _Heard] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -68,45 +60,30 @@ class Running:
 
     def hear(self, sequence: Sequence, sampled: Sampled, text: str) -> None:
         """A choice generated a token, which made this text sure."""
-        heard = self._heard.setdefault(sequence.choice, _Heard())
-        heard.text += text
-        heard.tokens.append(sampled.token)
-        if sampled.logprobs is not None:
-            scores = sampled.logprobs
-            heard.logprobs.append(TokenLogprobs(sampled.token, scores.chosen, scores.top))
+        scores = sampled.logprobs
+        told = None
+        if scores is not None:
+            told = TokenLogprobs(sampled.token, scores.chosen, scores.top)
+        self.turns[sequence.choice].hear(sampled.token, text, told)
 
     def hear_forced(self, sequence: Sequence, token: int, text: str) -> None:
-        """A choice has a token that its grammar left no choice about: nothing was drawn."""
-        heard = self._heard.setdefault(sequence.choice, _Heard())
-        heard.text += text
-        heard.tokens.append(token)
-        if self.request.sampling.logprobs is not None:
-            heard.logprobs.append(TokenLogprobs(token, 0.0))
+        """A choice has a token that was left no choice about: nothing was drawn."""
+        scores = None if self.request.sampling.logprobs is None else TokenLogprobs(token, 0.0)
+        self.turns[sequence.choice].hear(token, text, scores)
 
     def deltas(self) -> list[Event]:
-        """What was heard since the last call, one delta per choice."""
-        found: list[Event] = [
-            TextDelta(
-                self.request.request_id,
-                heard.text,
-                tuple(heard.tokens),
-                choice,
-                tuple(heard.logprobs),
-            )
-            for choice, heard in sorted(self._heard.items())
-            if heard.text or heard.tokens
-        ]
-        self._heard.clear()
-        return found
+        """What was heard since the last call."""
+        return [event for turn in self.turns for event in turn.take()]
 
     # ---- the end ------------------------------------------------------------------------------
 
     def end(self, sequence: Sequence, ending: Ending) -> None:
-        """A choice has ended; what its output held back is said now."""
+        """A choice has ended; what was held back of it is said now."""
+        turn = self.turns[sequence.choice]
+        turn.end(sequence.output.flush())
+        if ending.reason == "stop" and turn.has_calls:
+            ending = replace(ending, reason="tool_calls")
         sequence.ending = ending
-        text = sequence.output.flush()
-        if text:
-            self._heard.setdefault(sequence.choice, _Heard()).text += text
 
     def finished(self, now: float) -> Finished:
         """The terminal event, once every choice has ended."""

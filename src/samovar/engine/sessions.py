@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from samovar.engine.scheduler import Scheduler
 from samovar.engine.sequence import Sequence, common_prefix
@@ -41,6 +42,13 @@ class Sessions:
     def tokens(self, name: str) -> list[int]:
         """What a session holds: prompts, answers and end tokens. Raises SessionNotFound."""
         return list(self._known(name).tokens)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """What there is, the longest unused first: names, numbers of tokens, who is busy."""
+        return [
+            {"name": name, "tokens": len(one.tokens), "is_busy": one.is_busy}
+            for name, one in self._all.items()
+        ]
 
     def prompt(self, request: GenerateRequest, tokens: list[int]) -> list[int]:
         """The whole prompt of a request: what the session holds comes first when it continues.

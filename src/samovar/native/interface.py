@@ -235,6 +235,10 @@ class Backend(Protocol):
     vocabulary_size: int
 
     @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """The tokens that are no text, by what they are called."""
+
+    @property
     def embedder(self) -> Embedder:
         """Vectors and scores a call at a time."""
 
@@ -249,8 +253,8 @@ class Backend(Protocol):
     def require_fits(self, text: str | bytes, length: int) -> None:
         """Raise ContextOverflow for a text that cannot be so few tokens, without tokenizing it."""
 
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        """Ids to bytes, piece by piece, control tokens as nothing."""
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        """Ids to bytes, piece by piece; control tokens as nothing, or `special` as their text."""
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Append tokens to sequence 0 and leave logits for what follows. Empty: no effect."""

@@ -133,6 +133,11 @@ class LlamaBackend:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """See Backend."""
+        return self.vocabulary.control_tokens
+
     def use_renderer(self, renderer: Renderer | None) -> None:
         """Choose what renders chat requests from now on."""
         self._renderer = renderer
@@ -149,9 +154,9 @@ class LlamaBackend:
         """See Backend."""
         self.vocabulary.require_fits(text, length)
 
-    def detokenize(self, tokens: List[int]) -> bytes:
+    def detokenize(self, tokens: List[int], *, special: bool = False) -> bytes:
         """See Backend. Raises InvalidToken."""
-        return self.vocabulary.detokenize(tokens)
+        return self.vocabulary.detokenize(tokens, special=special)
 
     def is_eog(self, token: int) -> bool:
         """See Backend. Raises InvalidToken."""

@@ -237,9 +237,14 @@ class Vocabulary:
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
         """Texts that become a control token only where special tokens are parsed."""
+        return tuple(self.control_tokens)
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """The ids of those texts."""
         attributes, vocab = ll.llama_vocab_get_attr, self.pointer
         controls = (t for t in range(self.size) if attributes(vocab, t) & _CONTROL_OR_UNKNOWN)
-        return tuple(text for text in map(self.text, controls) if text)
+        return {text: token for token in controls if (text := self.text(token))}
 
     @property
     def bos(self) -> int | None:

@@ -137,6 +137,11 @@ class WeightlessBackend:
             self._next_fault,
         )
 
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """See Backend: none that has a name."""
+        return {}
+
     def fail_next(self, *outcomes: NoRoom | Aborted | Exception) -> None:
         """Let the next decode calls end like this, one each."""
         self._faults.extend(outcomes)
@@ -164,7 +169,12 @@ class WeightlessBackend:
         if len(text) > length:
             raise ContextOverflow(f"the text does not fit into {length} tokens; shorten it")
 
-    def detokenize(self, tokens: List[int]) -> bytes:
+    def detokenize(
+        self,
+        tokens: List[int],
+        *,
+        special: bool = False,  # noqa: ARG002 - control tokens have no text
+    ) -> bytes:
         """See Backend."""
         self._require_open()
         checks.check_tokens(tokens, VOCABULARY_SIZE)

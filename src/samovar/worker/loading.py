@@ -24,6 +24,7 @@ from samovar.native.devices import devices
 from samovar.native.interface import Backend, StateKind
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import ModelOptions
+from samovar.worker.chats import Chats
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Served:
     store: BlockStore | None
     renderer: Renderer | None
     description: str
+    chats: Chats
     cache: CacheConfig | None = None
     """How the store is set; None: there is none."""
 
@@ -95,7 +97,9 @@ def assemble(
             renderer.close()
         backend.close()
         raise
-    return Served(backend, engine, store, renderer, description, None if store is None else cache)
+    chats = Chats(backend, renderer)
+    kept = None if store is None else cache
+    return Served(backend, engine, store, renderer, description, chats, kept)
 
 
 def _device(index: int) -> Reading | None:

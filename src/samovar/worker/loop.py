@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from samovar.cache.store import BlockStore
+from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.engine import Engine
 from samovar.engine.failure import failure
 from samovar.errors import Overloaded, SamovarError
@@ -66,10 +67,10 @@ class EngineLoop:
         scheduler = self._engine.scheduler
         return len(scheduler.seated), len(scheduler.waiting)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, form: TurnForm = PLAIN) -> None:
         """Take a request in, or say that there is no room."""
         try:
-            self._inbox.put_nowait(lambda: self._submit(request))
+            self._inbox.put_nowait(lambda: self._submit(request, form))
         except queue.Full:
             error = Overloaded("more requests are coming in than can be taken; try again later")
             self._say([failure(request.request_id, error, 1.0)])
@@ -130,13 +131,13 @@ class EngineLoop:
         except queue.Empty:
             return
 
-    def _submit(self, request: Request) -> None:
+    def _submit(self, request: Request, form: TurnForm) -> None:
         if self._deadline is not None:
             error: SamovarError = Overloaded("the model is being unloaded; try again")
             self._say([failure(request.request_id, error, 1.0)])
             return
         try:
-            self._engine.submit(request)
+            self._engine.submit(request, form)
         except SamovarError as error:  # an id that is in use: no event could tell the two apart
             logger.warning("a request was not taken: %s", error)
 

@@ -28,6 +28,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.failure import failure
 from samovar.errors import SamovarError
 from samovar.ipc import messages as ipc
@@ -92,6 +93,8 @@ def _is_light(request: Request) -> bool:
     """Whether there is so little to prepare that handing it to another thread takes longer."""
     if not isinstance(request, GenerateRequest):
         return True
+    if request.chat is not None:
+        return False
     is_tokenized = isinstance(request.prompt, tuple)
     return request.sampling.grammar is None and (is_tokenized or len(request.prompt) <= _LIGHT)
 
@@ -221,21 +224,30 @@ class _Worker:
 
     def _submit(self, request: Request) -> None:
         """Do what takes long about a request here, so that nobody's next token waits for it."""
-        is_cancelled = self._unprepared.get(request.request_id, False)
-        if isinstance(request, GenerateRequest) and not is_cancelled:
-            request = self._prepared(request)
-        self._loop.submit(request)
+        form = PLAIN
+        try:
+            if isinstance(request, GenerateRequest):
+                request, form = self._prepared(request)
+            self._loop.submit(request, form)
+        except SamovarError as error:
+            self._say([failure(request.request_id, error)])
         with self._lock:  # from now on a cancellation finds it in the engine's inbox
             is_cancelled = self._unprepared.pop(request.request_id, False)
         if is_cancelled:
             self._loop.cancel(request.request_id)
 
-    def _prepared(self, request: GenerateRequest) -> GenerateRequest:
+    def _prepared(self, request: GenerateRequest) -> tuple[GenerateRequest, TurnForm]:
+        """What the engine is to serve. Raises what is wrong with a conversation."""
+        form = PLAIN
+        if request.chat is not None:
+            request, form = self._served.chats.prepared(request)
+        if self._unprepared.get(request.request_id, False):
+            return request, form
         try:
             self._served.engine.prepare(request)
-            return self._served.engine.tokenized(request)
+            return self._served.engine.tokenized(request), form
         except SamovarError:
-            return request  # the engine finds the same, and says so in the request's own event
+            return request, form  # the engine finds the same, and says so in the request's event
 
     def _call(self, call: ipc.Call) -> None:
         if call.operation in BETWEEN_STEPS:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from samovar.errors import ContextOverflow, InvalidRequest
+from samovar.types import Chat
 from samovar.worker.kept import Kept, Prompt
 from samovar.worker.loading import Served
 
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 ANY_THREAD = frozenset({"tokenize", "detokenize", "pieces", "encode", "render"})
 """Those that only read what never changes: they do not wait for a step."""
+
+_LISTS = frozenset({"tools", "volatile"})
 
 BETWEEN_STEPS = frozenset(
     {
@@ -23,6 +26,7 @@ BETWEEN_STEPS = frozenset(
         "reset_session",
         "fork_session",
         "session_tokens",
+        "list_sessions",
         "cache_info",
         "cache_explain",
         "cache_flush",
@@ -95,8 +99,9 @@ class Operations:
         return tokens
 
     def render(self, messages: list[dict[str, Any]], **more: Any) -> list[int]:  # noqa: ANN401
-        """A conversation through the model's template, as ids."""
-        return self._served.backend.apply_chat_template({"messages": messages, **more})
+        """A conversation through the model's template, as ids; `more`: other fields of a Chat."""
+        lists = {name: tuple(more[name] or ()) for name in _LISTS & more.keys()}
+        return self._served.chats.render(Chat(tuple(messages), **{**more, **lists}))
 
     # ---- between two steps --------------------------------------------------------------------
 
@@ -127,6 +132,10 @@ class Operations:
     def session_tokens(self, name: str) -> list[int]:
         """What a session holds."""
         return self._engine.sessions.tokens(name)
+
+    def list_sessions(self) -> list[dict[str, Any]]:
+        """Every session: its name, how many tokens it holds, whether a request runs on it."""
+        return self._engine.sessions.listed()
 
     def cache_info(self) -> dict[str, Any]:
         """What the cache has, and has done."""

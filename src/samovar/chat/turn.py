@@ -1,0 +1,173 @@
+"""A turn of a model: tokens and the text that they made sure in, deltas by kind out.
+
+    hear(token, text) ──> parser ──> parts ──take()──> TextDelta, ReasoningDelta, ToolCallDelta
+
+Every id is in exactly one delta, in order, however long its text is held back: who takes a request
+up again behind the ids that came out is behind all that they told, and behind nothing else. What
+was told after some ids depends on those alone, not on how they came in steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+
+from samovar.chat.notations import BARE_QUOTING
+from samovar.chat.parser import Call, Content, Parser, Piece, Reasoning
+from samovar.chat.shapes import Family, Slot
+from samovar.types import (
+    Event,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprobs,
+    Tool,
+    ToolCallDelta,
+)
+
+_Kind = type[Content] | type[Reasoning] | type[Call]
+
+
+@dataclass(slots=True)
+class _Part:
+    """What becomes one delta."""
+
+    kind: _Kind
+    text: str = ""
+    name: str = ""
+    call: int = 0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+class Turn:
+    """One choice of a request. Without a parser all text is the answer's."""
+
+    def __init__(self, request_id: str, choice: int, parser: Parser | None = None) -> None:
+        self._request_id = request_id
+        self._choice = choice
+        self._parser = parser
+        self._parts: list[_Part] = []
+        self._logprobs: list[TokenLogprobs] = []
+        """Of tokens whose text is held back."""
+        self._num_calls = 0
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call was told, or is about to be."""
+        return self._num_calls > 0
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as can be told."""
+        return self._parser is not None and self._parser.is_reasoning
+
+    def hear(self, token: int, text: str, logprobs: TokenLogprobs | None = None) -> None:
+        """One more token, and the text that it made sure."""
+        was_reasoning = self.is_reasoning
+        pieces = self._pieces(text)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+        for piece in pieces:
+            self._tell(piece)
+        if self._parser is None:
+            self._tell_logprobs()
+        elif self.is_reasoning != was_reasoning:
+            self._logprobs.clear()  # a marker: no text of anything
+        self._last().tokens.append(token)
+
+    def end(self, text: str) -> None:
+        """The turn is over: the rest of its text, and what was held back."""
+        pieces = self._pieces(text)
+        if self._parser is not None:
+            pieces += self._parser.flush()
+        for piece in pieces:
+            self._tell(piece)
+        if not self.has_calls and self._logprobs:
+            self._tell_logprobs()
+
+    def take(self) -> list[Event]:
+        """What was told since the last call."""
+        parts, self._parts = self._parts, []
+        return [self._delta(part) for part in parts]
+
+    def _pieces(self, text: str) -> list[Piece]:
+        if not text:
+            return []
+        return [Content(text)] if self._parser is None else self._parser.feed(text)
+
+    def _tell(self, piece: Piece) -> None:
+        if isinstance(piece, Call):
+            self._logprobs.clear()
+            part = _Part(Call, piece.arguments, piece.name, self._num_calls)
+            self._parts.append(part)
+            self._num_calls += 1
+            return
+        last = self._parts[-1] if self._parts else None
+        if last is None or last.kind is not type(piece):
+            last = _Part(type(piece))
+            self._parts.append(last)
+        last.text += piece.text
+        self._tell_logprobs()
+
+    def _tell_logprobs(self) -> None:
+        if self._logprobs:
+            self._last().logprobs += self._logprobs
+            self._logprobs.clear()
+
+    def _last(self) -> _Part:
+        """What ids go with whose text is not sure yet."""
+        if not self._parts:
+            self._parts.append(_Part(Reasoning if self.is_reasoning else Content))
+        return self._parts[-1]
+
+    def _delta(self, part: _Part) -> Event:
+        tokens, logprobs = tuple(part.tokens), tuple(part.logprobs)
+        if part.kind is Call:
+            return ToolCallDelta(
+                self._request_id, part.call, part.name, part.text, tokens, self._choice
+            )
+        kind = ReasoningDelta if part.kind is Reasoning else TextDelta
+        return kind(self._request_id, part.text, tokens, self._choice, logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnForm:
+    """What the turns of one request are read by; without a family nothing is looked for."""
+
+    family: Family | None = None
+    tools: tuple[Tool, ...] = ()
+    starts_in_reasoning: bool = False
+    shown: frozenset[int] = frozenset()
+    """Control tokens whose text is part of what is read; others have none."""
+
+    def begin(self, request_id: str, choice: int) -> Turn:
+        """The turn of one choice."""
+        if self.family is None:
+            return Turn(request_id, choice)
+        parser = Parser(self.family, tools=self.tools, starts_in_reasoning=self.starts_in_reasoning)
+        return Turn(request_id, choice, parser)
+
+
+PLAIN = TurnForm()
+"""All text is the answer's."""
+
+
+def shown_tokens(family: Family, control_tokens: Mapping[str, int]) -> frozenset[int]:
+    """The control tokens that stand in what a family writes, of those of a vocabulary by text."""
+    written = list(_texts(family))
+    if any(Slot.BARE in frame.call for frame in family.frames):
+        written += BARE_QUOTING.quotes
+    return frozenset(
+        token for text, token in control_tokens.items() if any(text in one for one in written)
+    )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from _texts(getattr(value, one.name))
