@@ -1,7 +1,145 @@
-"""OpenAI's routes: chat completions, completions, embeddings, models, and our extensions."""
+"""OpenAI's routes for text: chat completions and completions; and those that are not served."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import AsyncIterator
 
-router = APIRouter()
+from fastapi import APIRouter, Request, Response
+
+from samovar.api.openai.chat_body import ChatCollector
+from samovar.api.openai.chat_output import ChatForm
+from samovar.api.openai.chat_request import ACCEPTED_OF_CHAT, ChatRequest, decode_chat
+from samovar.api.openai.chat_stream import ChatEncoder
+from samovar.api.openai.checks import ignored
+from samovar.api.openai.completion_output import (
+    CompletionCollector,
+    CompletionEncoder,
+    CompletionForm,
+)
+from samovar.api.openai.completion_request import (
+    CompletionRequest,
+    check_completion,
+    decode_completion,
+    prompts_of,
+)
+from samovar.api.openai.failures import failure
+from samovar.api.openai.generation import ACCEPTED
+from samovar.server import openai_tokens, openai_vectors
+from samovar.server.infilling import infilled
+from samovar.server.merging import merged
+from samovar.server.openai_route import (
+    Asker,
+    Known,
+    Models,
+    OpenAIRoute,
+    head_of,
+    one_of,
+    telling,
+)
+from samovar.server.pieces import PiecesOf
+from samovar.server.served import Served
+from samovar.server.stream import collected, respond_failure, streamed, while_connected
+from samovar.types import Event, Failed
+
+router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
+
+
+@router.post("/chat/completions", include_in_schema=False)
+@router.post("/v1/chat/completions")
+async def chat_completions(
+    body: ChatRequest, request: Request, models: Models, asker: Asker, known: Known
+) -> Response:
+    """Answer a conversation, in one piece or as a stream."""
+    name = one_of(models, body.model)
+    answer_id = models.new_id("chatcmpl-")
+    asked = decode_chat(body, answer_id, asker.tenant)
+    head = head_of(answer_id, name)
+    events: AsyncIterator[Event] = models.generate(name, asked)
+    pieces = None
+    if asked.sampling.logprobs is not None:
+        pieces = PiecesOf(known, models, name)
+        events = pieces.ahead_of(events)
+    form = ChatForm(body.includes_usage, body.wants_functions, pieces and pieces.here)
+    if body.stream:
+        response = await streamed(events, ChatEncoder(head, form), failure)
+    else:
+        response = await collected(request, events, ChatCollector(head, form), failure)
+    return telling(response, ignored(body, ACCEPTED_OF_CHAT))
+
+
+@router.post("/completions", include_in_schema=False)
+@router.post("/v1/completions")
+async def completions(
+    body: CompletionRequest, request: Request, models: Models, asker: Asker, known: Known
+) -> Response:
+    """Continue a prompt, or several, or fill in between a prompt and a suffix."""
+    name = one_of(models, body.model)
+    check_completion(body)
+    prompts = prompts_of(body)
+    if body.suffix is not None:
+        prompts = await while_connected(request, infilled(models, name, prompts, body.suffix))
+    answer_id = models.new_id("cmpl-")
+    asked = decode_completion(body, prompts, answer_id, asker.tenant)
+    echoes: tuple[str, ...] = ()
+    if body.echo:
+        echoes = await while_connected(request, _texts(models, name, prompts))
+    events = merged(models.generate(name, one) for one in asked)
+    pieces = None
+    if body.logprobs is not None:
+        pieces = PiecesOf(known, models, name)
+        events = pieces.ahead_of(events)
+    form = CompletionForm(
+        tuple(one.request_id for one in asked),
+        body.num_kept,
+        echoes,
+        body.includes_usage,
+        pieces and pieces.here,
+    )
+    head = head_of(answer_id, name)
+    if body.stream:
+        response = await streamed(events, CompletionEncoder(head, form), failure)
+    else:
+        response = await collected(request, events, CompletionCollector(head, form), failure)
+    return telling(response, ignored(body, ACCEPTED))
+
+
+async def _texts(
+    models: Served, name: str, prompts: list[str | tuple[int, ...]]
+) -> tuple[str, ...]:
+    """What prompts say, whether they are text or ids."""
+    found = []
+    for one in prompts:
+        is_text = isinstance(one, str)
+        found.append(one if is_text else await models.ask(name, "detokenize", tokens=list(one)))
+    return tuple(found)
+
+
+_NOT_SERVED = (
+    "assistants",
+    "audio/{kind}",
+    "batches",
+    "files",
+    "fine_tuning/jobs",
+    "images/{kind}",
+    "moderations",
+    "realtime/{kind}",
+    "threads",
+    "uploads",
+    "vector_stores",
+    "videos",
+)
+"""What clients of OpenAI's may ask for and no local model answers."""
+
+
+async def not_served(request: Request) -> Response:
+    """Say so, in the shape that clients of OpenAI's understand."""
+    message = f"{request.url.path} is not served here; docs/openai.md lists what is"
+    return respond_failure(failure(Failed("", "not_found", message)))
+
+
+for path in _NOT_SERVED:
+    router.add_api_route(
+        f"/v1/{path}", not_served, methods=["GET", "POST"], include_in_schema=False
+    )
+router.include_router(openai_vectors.router)
+router.include_router(openai_tokens.router)

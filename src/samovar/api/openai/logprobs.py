@@ -105,8 +105,3 @@ def _text(data: bytes) -> str:
 
 def _finite(value: float) -> float:
     return max(_LEAST, value)
-
-
-def ids_in(logprobs: Iterable[TokenLogprobs]) -> set[int]:
-    """Every id that is spoken of."""
-    return {token for one in logprobs for token in (one.token, *(id_ for id_, _ in one.top))}
