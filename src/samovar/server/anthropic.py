@@ -1,7 +1,90 @@
-"""Anthropic's routes: messages, counting tokens, models."""
+"""Anthropic's routes: messages, counting their tokens, and no batches."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+from functools import partial
+from typing import Annotated
 
-router = APIRouter()
+from fastapi import APIRouter, Depends, Request, Response
+
+from samovar.api.anthropic.answer import AnswerTo
+from samovar.api.anthropic.collector import MessageCollector
+from samovar.api.anthropic.encoder import MessagesEncoder
+from samovar.api.anthropic.failures import failure
+from samovar.api.anthropic.request import chat_of, request_of
+from samovar.api.anthropic.schema import ConversationFields, MessagesFields
+from samovar.api.anthropic.signing import Signer
+from samovar.config import default_cache_directory
+from samovar.server.asking import caller, served
+from samovar.server.caller import Caller
+from samovar.server.served import Served
+from samovar.server.signing_key import signing_key
+from samovar.server.stream import collected, respond_failure, streamed
+from samovar.types import Failed
+
+router = APIRouter(tags=["Anthropic"])
+
+
+async def signer(request: Request) -> Signer:
+    """What signs thinking here; for `Depends`."""
+    state = request.app.state
+    if not hasattr(state, "signer"):
+        key = await asyncio.to_thread(signing_key, default_cache_directory())
+        if not hasattr(state, "signer"):  # nobody else was faster
+            state.signer = Signer(key)
+    found: Signer = state.signer
+    return found
+
+
+Models = Annotated[Served, Depends(served)]
+Asker = Annotated[Caller, Depends(caller)]
+Signs = Annotated[Signer, Depends(signer)]
+
+
+@router.post("/v1/messages")
+async def create_message(
+    body: MessagesFields, request: Request, models: Models, asker: Asker, signs: Signs
+) -> Response:
+    """Answer a conversation, in one piece or as a stream."""
+    models.model(body.model)
+    message_id = models.new_id("msg_")
+    asked = request_of(body, signs, message_id, asker.tenant)
+    shows = body.thinking is None or body.thinking.display != "omitted"
+    request_id = _request_id(request, asker)
+    answer = AnswerTo(
+        message_id,
+        body.model,
+        body.max_tokens,
+        shows_thinking=shows,
+        is_stored=asked.is_stored,
+        request_id=request_id,
+    )
+    events = models.generate(body.model, asked)
+    failures = partial(failure, request_id=request_id)
+    if body.stream:
+        return await streamed(events, MessagesEncoder(answer, signs), failures)
+    return await collected(request, events, MessageCollector(answer, signs), failures)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(body: ConversationFields, models: Models, signs: Signs) -> dict[str, int]:
+    """How many input tokens a conversation is: rendered as an answer to it would have it."""
+    models.model(body.model)
+    chat = chat_of(body, signs)
+    tokens = await models.ask(body.model, "render", messages=list(chat.messages))
+    return {"input_tokens": len(tokens)}
+
+
+@router.api_route("/v1/messages/batches", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route(
+    "/v1/messages/batches/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False
+)
+async def batches(request: Request, asker: Asker) -> Response:
+    """There are none; what a batch would hold can be sent all at once, and waits for its turn."""
+    text = "there are no batches; send the requests as they are: they are computed side by side"
+    return respond_failure(failure(Failed(_request_id(request, asker), "not_found", text)))
+
+
+def _request_id(request: Request, asker: Caller) -> str:
+    return asker.request_id or str(getattr(request.state, "request_id", ""))

@@ -22,6 +22,8 @@ class AnswerTo:
     shows_thinking: bool = True
     """Else a block of thinking has a signature and no text."""
     is_stored: bool = True
+    request_id: str = ""
+    """Of the HTTP request: errors name it."""
 
 
 class Place(NamedTuple):

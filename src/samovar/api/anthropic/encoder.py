@@ -53,7 +53,7 @@ class MessagesEncoder:
     def feed(self, event: Event) -> bytes:
         """See Encoder."""
         if isinstance(event, Failed):
-            return frame("error", error(event))
+            return frame("error", error(event, self._answer.request_id))
         if isinstance(event, Finished):
             return self._begin() + self._close() + self._end(event)
         if isinstance(event, ReasoningDelta):

@@ -29,19 +29,22 @@ _TYPES = {
 _LENGTHS = re.compile(r"(\d+) tokens and a sequence has room for (\d+)")
 
 
-def failure(failed: Failed) -> WireFailure:
+def failure(failed: Failed, request_id: str = "") -> WireFailure:
     """The answer that a failure is, with Anthropic's status. Every code has one."""
-    return WireFailure(_status(failed.code), msgspec.json.encode(error(failed)))
+    return WireFailure(_status(failed.code), msgspec.json.encode(error(failed, request_id)))
 
 
-def error(failed: Failed) -> dict[str, Any]:
-    """The object alone: an event of a stream holds the same one."""
+def error(failed: Failed, request_id: str = "") -> dict[str, Any]:
+    """The object alone: an event of a stream holds the same one.
+
+    `request_id` is that of the HTTP request, as in its headers; the event's own if there is none.
+    """
     status = _status(failed.code)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {
         "type": "error",
         "error": {"type": kind, "message": _message(failed)},
-        "request_id": failed.request_id or None,
+        "request_id": request_id or failed.request_id or None,
     }
 
 
