@@ -115,7 +115,7 @@ class Journal:
         """The file that has the name now: another process may have written it anew."""
         if self._fd is not None:
             with suppress(FileNotFoundError):
-                named = os.stat(self._folder / FILE, follow_symlinks=False)
+                named = (self._folder / FILE).lstat()
                 if named.st_ino == os.fstat(self._fd).st_ino:
                     return self._fd
             os.close(self._fd)

@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from samovar.chat.literal import Segment
@@ -81,11 +82,7 @@ class Pieces:
         if not segment.parse_special:
             return [segment.text]
         places = [0, *clean_starts(self._specials, segment.text), len(segment.text)]
-        return [
-            segment.text[start:end]
-            for start, end in zip(places, places[1:], strict=False)
-            if end > start
-        ]
+        return [segment.text[start:end] for start, end in pairwise(places) if end > start]
 
     def _piece(self, text: str, parse_special: bool, is_first: bool) -> Sequence[int]:  # noqa: FBT001
         flags = b"%d%d" % (parse_special, is_first)

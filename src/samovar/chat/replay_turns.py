@@ -98,9 +98,9 @@ class Turns:
         with self._lock:
             found = self._pins.get(key)
             now = self._now()
-            if found is not None and len(found[0]) == len(values):
-                if 0 <= now - found[1] < _PIN_SECONDS:
-                    return found[0]
+            is_known = found is not None and len(found[0]) == len(values)
+            if found is not None and is_known and 0 <= now - found[1] < _PIN_SECONDS:
+                return found[0]
             self._pin(key, values, now)
             if self._journal is not None:
                 self._journal.append(PinRecord(self._namespace, key, values, now))

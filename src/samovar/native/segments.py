@@ -6,7 +6,8 @@ wrote is text. So a prompt comes as segments, each with that choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from samovar.native.vocabulary import Vocabulary
@@ -33,22 +34,58 @@ def tokenize_segments(vocabulary: Vocabulary, segments: Sequence[Segment]) -> li
 
     An end token that the vocabulary adds to finished texts is left out: the answer follows.
     """
+    tokenizer = SegmentTokenizer(vocabulary)
     tokens: list[int] = []
     for index, segment in enumerate(segments):
-        tokens += _tokenize(vocabulary, segment, is_first=index == 0)
-    bos = vocabulary.bos
-    if vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
-        tokens.insert(0, bos)
-    return tokens
+        special = segment.parse_special
+        tokens += tokenizer.ids(segment.text, parse_special=special, is_first=index == 0)
+    return tokenizer.begun(tokens)
 
 
-def _tokenize(vocabulary: Vocabulary, segment: Segment, *, is_first: bool) -> list[int]:
-    def tokenize(text: str) -> list[int]:
-        return vocabulary.tokenize(text, add_special=False, parse_special=segment.parse_special)
+class SegmentTokenizer:
+    """Tokenizes prompts stretch by stretch."""
 
-    if is_first or vocabulary.kind != "spm":
-        return tokenize(segment.text)
-    # SentencePiece puts a space before every text it is given; a line break in front of the
-    # segment takes that space, and both are cut off again.
-    lead, ids = tokenize("\n"), tokenize("\n" + segment.text)
-    return ids[len(lead) :] if ids[: len(lead)] == lead else tokenize(segment.text)
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def ids(self, text: str, *, parse_special: bool, is_first: bool) -> list[int]:
+        """The ids of a stretch, the first of a prompt or a later one."""
+
+        def tokenize(text: str) -> list[int]:
+            return self._vocabulary.tokenize(text, add_special=False, parse_special=parse_special)
+
+        if is_first or self._vocabulary.kind != "spm":
+            return tokenize(text)
+        # SentencePiece puts a space before every text it is given; a line break in front of the
+        # segment takes that space, and both are cut off again.
+        lead, ids = tokenize("\n"), tokenize("\n" + text)
+        return ids[len(lead) :] if ids[: len(lead)] == lead else tokenize(text)
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """The ids of a prompt, with BOS where the vocabulary wants it and none is there."""
+        bos = self._vocabulary.bos
+        if self._vocabulary.adds_bos and bos is not None and ids[:1] != [bos]:
+            return [bos, *ids]
+        return ids
+
+    def spelled(self, ids: Sequence[int], shown: frozenset[int]) -> bytes:
+        """The text of ids; of control tokens only of those that are shown. Raises InvalidToken."""
+        piece = self._vocabulary.piece
+        return b"".join([piece(token, special=token in shown) for token in ids])
+
+    def controls(self, ids: Iterable[int]) -> list[int]:
+        """Those ids that are control tokens."""
+        known = self._controls
+        return [token for token in ids if token in known]
+
+    def is_end(self, token: int) -> bool:
+        """Whether generation ends with this token."""
+        return token in self._ends
+
+    @cached_property
+    def _controls(self) -> frozenset[int]:
+        return frozenset(self._vocabulary.control_tokens.values())
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(self._vocabulary.eog_tokens)

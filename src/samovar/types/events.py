@@ -106,6 +106,28 @@ class ToolCallDelta(msgspec.Struct, frozen=True, tag=True):
     choice: int = 0
 
 
+ReplayRefusal = Literal["place", "prompt", "end", "reasoning", "text", "control"]
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """What was done so that a conversation's prompt begins as it did before."""
+
+    turns: int = 0
+    """Turns of the assistant in it. Those of no list below were not generated here, or are not
+    remembered."""
+    replayed: tuple[int, ...] = ()
+    """The messages, counted from 0, for which the very tokens were used that they were."""
+    tokens: int = 0
+    """How many those are."""
+    refused: tuple[tuple[int, ReplayRefusal], ...] = ()
+    """The messages that are remembered and were tokenized anew, and why. `place`: the template does
+    not show where it puts them. `prompt`: it puts something else before them than there was.
+    `end`: no control token ends them. `reasoning`: it leaves their reasoning out. `text`: it writes
+    something else. `control`: they would bring a control token that no template wrote."""
+    volatile: tuple[tuple[str, int], ...] = ()
+    """The rules that were applied, and how many places each changed (see docs/stability.md)."""
+
+
 class Choice(msgspec.Struct, frozen=True):
     """How one choice ended."""
 
@@ -124,6 +146,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     choices: tuple[Choice, ...]
     usage: Usage
     warnings: tuple[str, ...] = ()
+    replayed: Replayed | None = None
+    """Of a conversation; None: the request had none."""
 
 
 class Verified(msgspec.Struct, frozen=True, tag=True):
