@@ -12,7 +12,7 @@ import pytest
 from samovar.native import waiting
 from samovar.native.context import ContextOptions
 from samovar.native.llama import LlamaBackend
-from samovar.native.waiting import Sleepers, Waiting, others_busy, run_delay
+from samovar.native.waiting import Sleepers, Waiting, interruptions, others_busy, run_delay
 from tests.conftest import Models
 
 
@@ -25,6 +25,8 @@ class Machine:
         self.others = 50.0
         self.company = 0.0
         """Cores that others use."""
+        self.interruptions = 7
+        self.looks = 0
 
     def calls(self, one: Waiting, seconds: float, share: float, threads: int = 2) -> None:
         """Decode calls of 10 ms for so long, in which threads missed such a share of the time."""
@@ -33,11 +35,23 @@ class Machine:
             self.now += 0.01
             self.delayed += share * threads * 0.01
             self.others += self.company * 0.01
+            self.interruptions += share > 0
             one.after(0.01)
+
+    def look(self) -> float:
+        """How long threads were kept from running."""
+        self.looks += 1
+        return self.delayed
 
 
 def made(machine: Machine, threads: int = 2) -> Waiting:
-    return Waiting(threads, lambda: machine.delayed, lambda: machine.now, lambda: machine.others)
+    return Waiting(
+        threads,
+        machine.look,
+        lambda: machine.now,
+        lambda: machine.others,
+        lambda: machine.interruptions,
+    )
 
 
 def threads_of_this_process() -> int:
@@ -78,7 +92,7 @@ def test_in_company_they_sleep_and_try_again_more_and_more_rarely() -> None:
     machine.calls(one, 0.5, 0.0)
     pauses = []
     for _ in range(4):
-        machine.calls(one, 0.1, 0.5)
+        machine.calls(one, 0.15, 0.5)
         assert not one.is_spinning
         began = machine.now
         while not one.is_spinning:
@@ -130,6 +144,24 @@ def test_sleepers_that_are_never_kept_waiting_sleep_on_while_others_have_the_cor
     machine.calls(one, 1.0, 0.0)
     assert one.is_spinning
     one.close()
+
+
+def test_while_nobody_interrupts_the_threads_are_rarely_asked() -> None:
+    machine = Machine()
+    one = made(machine)
+    machine.calls(one, 1.0, 0.0)
+    assert one.is_spinning
+    before = machine.looks
+    machine.calls(one, 10.0, 0.0)
+    assert 5 < machine.looks - before < 30
+    machine.calls(one, 0.2, 0.5)
+    assert not one.is_spinning
+    one.close()
+
+
+def test_who_has_to_make_room_is_counted() -> None:
+    first = interruptions()
+    assert interruptions() >= first >= 0
 
 
 def test_others_are_counted_without_this_process() -> None:

@@ -135,9 +135,12 @@ class ChainSampler:
         Raises InvalidRequest if the grammar and the logit bias leave no token, and NativeError if
         the logits do not.
         """
-        if not -np.inf < logits.max() < np.inf:  # the greatest of numbers and a NaN is the NaN
+        peak = int(logits.argmax())  # of numbers and a NaN: the NaN
+        if not -np.inf < logits[peak] < np.inf:
             raise NativeError("the model produced logits that are no numbers")
-        token = self._pick(self._without_ends(logits), position, philox.PICK)
+        token: int | None = peak
+        if not self._is_argmax or self._bars_ends or peak in self._forbidden:
+            token = self._pick(self._without_ends(logits), position, philox.PICK)
         if self._matcher is not None and (token is None or not self._matcher.allows(token)):
             masked = np.where(self._allowed(self._matcher), logits, np.float32(-np.inf))
             token = self._pick(masked, position, philox.PICK_MASKED)

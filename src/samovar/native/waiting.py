@@ -10,6 +10,8 @@ ones, held by a thread of ours, is a switch that can be turned at any time.
 Which way it is turned follows from what the kernel says: that threads of this process were ready to
 run and had no core (`/proc/self/task/*/schedstat`) ends the spinning; that others leave it enough
 cores (`/proc/stat`) begins it again. Sleepers alone would not tell: they get a core when they wake.
+Asking about every thread takes a quarter of a millisecond between two steps. Threads that spin are
+there to be interrupted, so while hardly any was, which is asked at once, that is left for later.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import resource
 import threading
 import time
 import weakref
@@ -26,6 +29,7 @@ from pathlib import Path
 _TASKS = Path("/proc/self/task")
 _STAT = Path("/proc/stat")
 _SAMPLE_SECONDS = 0.05  # between two looks: one costs some ten microseconds a thread
+_TRUST_SECONDS = 0.5  # so long it is believed that nobody comes because nobody interrupts
 _CROWDED = 0.15  # of the time in which threads wanted a core: they did not get one
 _QUIET = 0.03
 _WINDOW_SECONDS = 0.25  # over which others are counted: the kernel counts in hundredths
@@ -107,6 +111,11 @@ def others_busy() -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
+def interruptions() -> int:
+    """How often threads of this process had to make room for others."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 class Waiting:
     """Turns the switch for the decode calls of one context, which has so many threads.
 
@@ -120,16 +129,19 @@ class Waiting:
         delay: Callable[[], float | None] = run_delay,
         clock: Callable[[], float] = time.monotonic,
         others: Callable[[], float | None] = others_busy,
+        interrupted: Callable[[], int] = interruptions,
     ) -> None:
         self._threads = threads
         self._delay = delay
         self._now = clock
         self._others = others
+        self._interrupted = interrupted
+        self._interruptions = 0
         self._seen: tuple[float, float] | None = None
         """When others were last counted, and how much they had used by then."""
         self._can_turn: bool | None = None if threads > 1 else False
         self._sleepers: Sleepers | None = None
-        self._busy, self._looked, self._delayed = 0.0, 0.0, 0.0
+        self._busy, self._glanced, self._looked, self._delayed = 0.0, 0.0, 0.0, 0.0
         self._hold, self._since, self._may_spin_at = _LEAST_HOLD, 0.0, 0.0
 
     @property
@@ -158,7 +170,10 @@ class Waiting:
             return
         self._busy += seconds
         now = self._now()
-        if now - self._looked < _SAMPLE_SECONDS or self._busy <= 0:
+        if now - self._glanced < _SAMPLE_SECONDS or self._busy <= 0:
+            return
+        self._glanced = now
+        if self._was_left_alone(now):
             return
         delayed = self._delay()
         if delayed is None:
@@ -167,6 +182,12 @@ class Waiting:
         share = max(0.0, delayed - self._delayed) / (self._busy * self._threads)
         self._looked, self._delayed, self._busy = now, delayed, 0.0
         self._turn(share, now)
+
+    def _was_left_alone(self, now: float) -> bool:
+        """Whether its threads spin, and were interrupted once at most since the last glance."""
+        before, self._interruptions = self._interruptions, self._interrupted()
+        is_alone = self.is_spinning and self._interruptions - before < 2
+        return is_alone and now - self._looked < _TRUST_SECONDS
 
     def _turn(self, share: float, now: float) -> None:
         if self.is_spinning and share > _CROWDED:
