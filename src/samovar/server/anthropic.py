@@ -26,6 +26,10 @@ from samovar.types import Failed
 router = APIRouter(tags=["Anthropic"])
 
 
+_RENDERED = ("messages", "tools", "thinks", "variables", "continues_last", "replays", "volatile")
+"""Fields of a Chat that its prompt depends on."""
+
+
 async def signer(request: Request) -> Signer:
     """What signs thinking here; for `Depends`."""
     state = request.app.state
@@ -72,7 +76,8 @@ async def count_tokens(body: ConversationFields, models: Models, signs: Signs) -
     """How many input tokens a conversation is: rendered as an answer to it would have it."""
     models.model(body.model)
     chat = chat_of(body, signs)
-    tokens = await models.ask(body.model, "render", messages=list(chat.messages))
+    asked = {name: getattr(chat, name) for name in _RENDERED}
+    tokens = await models.ask(body.model, "render", **asked)
     return {"input_tokens": len(tokens)}
 
 

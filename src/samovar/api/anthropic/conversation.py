@@ -28,10 +28,6 @@ from samovar.types import Message
 
 Placed = tuple[str, Block]
 
-_BILLING = "x-anthropic-billing-header"
-"""A line that Claude Code puts in front, another one each time: it is for who sends bills, and
-would have every prompt computed from the first token on."""
-
 
 class Conversation:
     """Reads the messages of one request. Raises InvalidRequest with the place, never the text."""
@@ -61,7 +57,7 @@ class Conversation:
 
     def _system(self, blocks: list[Placed]) -> Iterator[Message]:
         texts = [told(block, where) for where, block in blocks]
-        text = "\n\n".join(one for one in texts if one and not one.startswith(_BILLING))
+        text = "\n\n".join(one for one in texts if one)
         if text:
             yield {"role": "system", "content": text}
 

@@ -30,6 +30,9 @@ USUAL = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 """Where a request says nothing: what local servers do. Anthropic's temperature of 1 without any cut
 is for models a hundred times the size."""
 
+_VOLATILE = ("billing",)
+"""Claude Code puts a line in front that is another one each time, and no part of the prompt."""
+
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 """Anthropic's words, and those that templates know."""
 
@@ -55,6 +58,7 @@ def chat_of(body: ConversationFields, signer: Signer) -> Chat:
         reasoning_tokens=thinking.budget_tokens if thinking and _thinks(thinking) else None,
         variables={"reasoning_effort": _EFFORTS[effort]} if effort else {},
         continues_last=messages[-1]["role"] == "assistant",
+        volatile=_VOLATILE if body.volatile is None else tuple(body.volatile),
     )
 
 

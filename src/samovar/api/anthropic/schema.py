@@ -10,6 +10,7 @@ from samovar.types import MAX_STOPS
 
 MAX_MESSAGES = 100_000  # Anthropic's own bound
 MAX_TOOLS = 4096  # of which a prompt of a million tokens would be full
+MAX_RULES = 64  # there are a few
 MAX_NAME = 512  # characters of a model's, a user's or a salt's name: they become keys
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
@@ -98,6 +99,8 @@ class ConversationFields(Fields):
     cache_control: CacheControl | None = None
     mcp_servers: list[dict[str, Any]] | None = None
     container: str | dict[str, Any] | None = None
+    volatile: Annotated[list[str], Field(max_length=MAX_RULES)] | None = None
+    """Rules that hold prompts still (see docs/stability.md). No field of Anthropic's."""
 
 
 class MessagesFields(ConversationFields):
