@@ -40,6 +40,14 @@ def starts_in_reasoning(family: Family, prompt: str) -> bool:
     return prompt.rstrip().endswith(family.reasoning.open.strip())
 
 
+def is_reasoning_open(family: Family, prompt: str) -> bool:
+    """Whether a rendered prompt ends within reasoning, wherever that began."""
+    if family.reasoning is None:
+        return False
+    opened = prompt.rfind(family.reasoning.open.strip())
+    return opened > prompt.rfind(family.reasoning.close.strip())
+
+
 def _by_markers(source: str) -> Family:
     for family in FAMILIES.values():
         if any(all(marker in source for marker in row) for row in family.markers):

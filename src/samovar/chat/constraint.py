@@ -26,8 +26,12 @@ def constraint(
     *,
     control_tokens: Mapping[str, int],
     starts_in_reasoning: bool = False,
+    answer: str = "",
 ) -> Grammar | None:
     """The grammar of a turn, or None where there is nothing that it could hold.
+
+    `answer`: the grammar of the answer as Lark text, where it has one; it stands instead of calls,
+    if any may come, and behind reasoning.
 
     That is for "auto" and "none" the case in families whose calls begin like other things: as any
     JSON does, or with a marker that is not only theirs. `control_tokens`: the texts of the
@@ -41,22 +45,44 @@ def constraint(
         schemas = {name: schemas[name] for name in schemas if name == choice.name}
     if is_demanded:
         _require_possible(family, schemas)
-    elif not family.frames or not schemas:
+    elif not answer and (not family.frames or not schemas):
         return None
     rules = Rules(control_tokens)
-    opener = _opener(family, rules)
-    calls = CallRules(rules, family.frames[0], schemas)
-    if is_demanded:
-        body = calls.section(is_one=choice.name is not None or not choice.is_parallel)
-    elif not opener:
+    body = _body(family, rules, schemas, choice, answer)
+    if body is None:
         return None
-    elif choice.mode == "none":
-        body = rules.without(opener)
-    else:
-        body = _watched(family, rules, calls, opener, is_parallel=choice.is_parallel)
     lead = _lead(family.reasoning, rules, is_open=starts_in_reasoning)
     rules.add("start", f"{lead} {body}")
     return Grammar("lark", rules.text())
+
+
+def _body(
+    family: Family, rules: Rules, schemas: Mapping[str, Json], choice: ToolChoice, answer: str
+) -> str | None:
+    """What comes behind reasoning; None where nothing can be told of it."""
+    is_one = choice.name is not None or not choice.is_parallel
+    if choice.mode == "required" or choice.name is not None:
+        return CallRules(rules, family.frames[0], schemas).section(is_one=is_one)
+    if answer:
+        body = _answer(family, rules, answer)
+        if not family.frames or not schemas or choice.mode == "none":
+            return body
+        section = CallRules(rules, family.frames[0], schemas).section(is_one=is_one)
+        return f"({body} | {rules.add('section_instead', section)})"
+    opener = _opener(family, rules)
+    if not opener:
+        return None
+    if choice.mode == "none":
+        return rules.without(opener)
+    calls = CallRules(rules, family.frames[0], schemas)
+    return _watched(family, rules, calls, opener, is_parallel=choice.is_parallel)
+
+
+def _answer(family: Family, rules: Rules, answer: str) -> str:
+    """An answer of a form. Its grammar keeps its own names."""
+    body = rules.add("answer", f"%lark {{\n{answer}\n}}")
+    head, tail = (rules.literal(text) for text in family.answer)
+    return " ".join(filter(None, [head and f"({head})?", body, tail and f"({tail})?"]))
 
 
 def _require_possible(family: Family, schemas: Mapping[str, Json]) -> None:

@@ -202,6 +202,7 @@ _TABLE = (
             "<|end|>",
             "<|return|>",
         ),
+        ("<|channel|>final<|message|>", ""),
     ),
     Family(
         "kimi-k3",
@@ -209,6 +210,7 @@ _TABLE = (
         Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
         (_K3,),
         ("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
     ),
     Family(
         "gemma4",
@@ -224,6 +226,7 @@ _TABLE = (
         Reasoning("<|think|>", "<|end|>", "<|begin|>assistant"),
         (_SOLAR,),
         ("<|begin|>assistant", "<|content|>", "<|end|>"),
+        ("<|content|>", "<|end|>"),
     ),
     Family(
         "deepseek-v4",
@@ -265,6 +268,7 @@ _TABLE = (
         Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
         (_COHERE,),
         _COHERE_DROPS,
+        ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ),
     Family(
         "command-r-plus",

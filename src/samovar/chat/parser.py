@@ -59,19 +59,24 @@ class Parser:
 
     `tools` are those of the request, in OpenAI's shape. Without any no calls are looked for, and
     the text of a call of any other tool is content. `starts_in_reasoning`: the prompt ends within
-    reasoning (`choosing.starts_in_reasoning`). What `feed` takes is text with the control tokens
-    written out, but without those that end generation.
+    reasoning (`choosing.starts_in_reasoning`); `has_begun`: within the answer. What `feed` takes is
+    text with the control tokens written out, but without those that end generation.
     """
 
     def __init__(
-        self, family: Family, *, tools: Iterable[Tool] | None = None, starts_in_reasoning: bool
+        self,
+        family: Family,
+        *,
+        tools: Iterable[Tool] | None = None,
+        starts_in_reasoning: bool,
+        has_begun: bool = False,
     ) -> None:
         schemas = tool_schemas(tools)
         self._reader = Reader()
         self._pieces: list[Piece] = []
         self._kind: type[Content] | type[Reasoning] = Content
         self._gap = ""
-        self._is_anchored = True  # nothing was said since the start, or since a marker
+        self._is_anchored = not has_begun  # nothing was said since the start, or since a marker
         self._is_behind_marker = False  # so blanks are no part of the text
         self._calls: dict[str, CallReader] = {}
         self._close = family.reasoning.close.strip() if family.reasoning else ""
@@ -88,6 +93,11 @@ class Parser:
     def is_reasoning(self) -> bool:
         """Whether what comes next is reasoning, as far as can be told."""
         return self._kind is Reasoning
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is text of which it is not sure yet what it is, but for blanks."""
+        return self._reader.left > 0
 
     def feed(self, text: str) -> list[Piece]:
         """More of what the model wrote. Gives what is sure now."""

@@ -112,3 +112,5 @@ class Family:
     """The first is what a constraint has written; the others are read as well."""
     drop: tuple[str, ...] = ()
     """Markers that say nothing: they are left out of the content."""
+    answer: tuple[str, str] = ("", "")
+    """What may enclose an answer; both are among `drop`."""

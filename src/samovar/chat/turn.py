@@ -24,7 +24,17 @@ from samovar.types import (
     ToolCallDelta,
 )
 
+_CLOSING = 8  # tokens: more than any marker that closes reasoning
+
 _Kind = type[Content] | type[Reasoning] | type[Call]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much reasoning there may be, and what then ends it."""
+
+    tokens: int
+    closing: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -42,10 +52,18 @@ class _Part:
 class Turn:
     """One choice of a request. Without a parser all text is the answer's."""
 
-    def __init__(self, request_id: str, choice: int, parser: Parser | None = None) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        choice: int,
+        parser: Parser | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self._request_id = request_id
         self._choice = choice
         self._parser = parser
+        self._budget = budget
+        self._num_reasoning = 0
         self._parts: list[_Part] = []
         self._logprobs: list[TokenLogprobs] = []
         """Of tokens whose text is held back."""
@@ -61,6 +79,16 @@ class Turn:
         """Whether what comes next is reasoning, as far as can be told."""
         return self._parser is not None and self._parser.is_reasoning
 
+    def forced(self) -> tuple[int, ...]:
+        """The ids that must come next, because there was enough reasoning."""
+        budget = self._budget
+        if budget is None or self._parser is None or not self._parser.is_reasoning:
+            return ()
+        more = self._num_reasoning - budget.tokens
+        if more < 0 or (more < _CLOSING and self._parser.holds_back):  # it may be about to close
+            return ()
+        return budget.closing
+
     def hear(self, token: int, text: str, logprobs: TokenLogprobs | None = None) -> None:
         """One more token, and the text that it made sure."""
         was_reasoning = self.is_reasoning
@@ -73,6 +101,7 @@ class Turn:
             self._tell_logprobs()
         elif self.is_reasoning != was_reasoning:
             self._logprobs.clear()  # a marker: no text of anything
+        self._num_reasoning += was_reasoning and self.is_reasoning
         self._last().tokens.append(token)
 
     def end(self, text: str) -> None:
@@ -137,15 +166,23 @@ class TurnForm:
     family: Family | None = None
     tools: tuple[Tool, ...] = ()
     starts_in_reasoning: bool = False
+    has_begun: bool = False
+    """The prompt ends within the answer."""
     shown: frozenset[int] = frozenset()
     """Control tokens whose text is part of what is read; others have none."""
+    budget: Budget | None = None
 
     def begin(self, request_id: str, choice: int) -> Turn:
         """The turn of one choice."""
         if self.family is None:
             return Turn(request_id, choice)
-        parser = Parser(self.family, tools=self.tools, starts_in_reasoning=self.starts_in_reasoning)
-        return Turn(request_id, choice, parser)
+        parser = Parser(
+            self.family,
+            tools=self.tools,
+            starts_in_reasoning=self.starts_in_reasoning,
+            has_begun=self.has_begun,
+        )
+        return Turn(request_id, choice, parser, self.budget)
 
 
 PLAIN = TurnForm()

@@ -366,11 +366,12 @@ class Engine:
         self._events += running.deltas()
 
     def _append_forced(self, running: Running, sequence: Sequence, now: float) -> None:
-        """What the grammar leaves no choice about is computed with the next step, all at once."""
+        """What is left no choice about is computed with the next step, all at once."""
         sampler = sequence.sampler
         assert sampler is not None
+        room = sequence.limit - sequence.num_tokens
         try:
-            forced = sampler.forced(sequence.limit - sequence.num_tokens)
+            forced = list(running.forced(sequence)[:room]) or sampler.forced(room)
             for token in forced:
                 sampler.accept(token)
         except SamovarError as error:  # the grammar has become too much work, or leads nowhere

@@ -66,6 +66,10 @@ class Running:
             told = TokenLogprobs(sampled.token, scores.chosen, scores.top)
         self.turns[sequence.choice].hear(sampled.token, text, told)
 
+    def forced(self, sequence: Sequence) -> tuple[int, ...]:
+        """Ids that a choice must have next, whatever is likely."""
+        return self.turns[sequence.choice].forced()
+
     def hear_forced(self, sequence: Sequence, token: int, text: str) -> None:
         """A choice has a token that was left no choice about: nothing was drawn."""
         scores = None if self.request.sampling.logprobs is None else TokenLogprobs(token, 0.0)

@@ -57,6 +57,20 @@ def to_lark(grammar: Grammar) -> Lark:
     return lark
 
 
+def answer_text(grammar: str | Grammar) -> str:
+    """Lark text of a grammar, to be put into another one. Raises as `to_lark` does."""
+    if isinstance(grammar, str):
+        grammar = Grammar("gbnf", grammar)
+    match grammar.kind:
+        case "json_schema":
+            return f"start: %json {grammar.source}"
+        case "json_object":
+            return 'start: %json {"type": "object"}'
+        case "lark":
+            return grammar.source
+    return to_lark(grammar).strict
+
+
 def _require_text(text: str) -> None:
     if "\x00" in text:
         raise GrammarRejected("the grammar holds a NUL character; remove it")

@@ -13,15 +13,19 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from samovar.chat.choosing import choose, starts_in_reasoning
+from samovar.chat.choosing import choose, is_reasoning_open, starts_in_reasoning
 from samovar.chat.constraint import constraint
 from samovar.chat.messages import plain_tools
 from samovar.chat.renderer import Renderer
+from samovar.chat.replay import Prompt
 from samovar.chat.shapes import Family
-from samovar.chat.turn import TurnForm, shown_tokens
+from samovar.chat.turn import Budget, TurnForm, shown_tokens
+from samovar.chat.unfinished import is_within_reasoning
 from samovar.errors import GrammarRejected, InvalidRequest
 from samovar.native.interface import Backend
-from samovar.types import Chat, GenerateRequest, Grammar, Message, Tool
+from samovar.native.lark import answer_text
+from samovar.types import Chat, GenerateRequest, Grammar, Message, Replayed, Tool
+from samovar.worker.replaying import Replaying
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +33,14 @@ _TAIL = 64  # tokens: more than the longest marker that opens reasoning
 
 
 class Chats:
-    """Prepares the requests of one model that hold a conversation. For one thread at a time."""
+    """Prepares the requests of one model that hold a conversation. From any thread."""
 
     def __init__(self, backend: Backend, renderer: Renderer | None) -> None:
         self._backend = backend
         self._renderer = renderer
         self._families: dict[str | None, Family] = {}
+        self.replaying: Replaying | None = None
+        """What remembers turns; None: every conversation is tokenized anew."""
 
     def prepared(self, request: GenerateRequest) -> tuple[GenerateRequest, TurnForm]:
         """The request with ids for its conversation, and how to read what comes of it.
@@ -47,22 +53,29 @@ class Chats:
             raise InvalidRequest(
                 "a conversation is a whole prompt and continues nothing; leave `continues` out"
             )
-        family = self._family(chat.family)
-        tools = tuple(plain_tools(chat.tools) or ())
-        tokens = self.render(chat)
-        form = TurnForm(
-            family,
-            tools if _may_call(chat) else (),
-            starts_in_reasoning(family, self._tail(tokens)),
-            shown_tokens(family, self._backend.control_tokens),
-        )
-        sampling = request.sampling
-        if sampling.grammar is None:
-            sampling = replace(sampling, grammar=self._constraint(chat, tools, form))
+        form = self._form(chat, self._family(chat.family))
+        salt = request.tenant if request.cache_salt is None else request.cache_salt
+        prompt = self._prompt(chat, salt)
+        tokens = prompt.tokens
+        form = self._begun(chat, form, tokens)
+        closing: tuple[int, ...] = ()
+        if form.budget is not None and not form.budget.tokens and form.starts_in_reasoning:
+            closing = form.budget.closing
+            tokens += closing
+            form = replace(form, starts_in_reasoning=False)
+        if self.replaying is not None:
+            self.replaying.begin(request, prompt, self._text(list(closing)))
+        grammar = self._grammar(chat, form, request.sampling.grammar)
+        sampling = replace(request.sampling, grammar=grammar)
         return replace(request, prompt=tuple(tokens), chat=None, sampling=sampling), form
 
-    def render(self, chat: Chat) -> list[int]:
+    def render(self, chat: Chat, salt: str = "") -> list[int]:
         """The ids that a conversation becomes. Raises TemplateError, InvalidRequest."""
+        return self._prompt(chat, salt).tokens
+
+    def _prompt(self, chat: Chat, salt: str) -> Prompt:
+        if self.replaying is not None:
+            return self.replaying.prompt(chat, self._family(chat.family), salt)
         asked: dict[str, Any] = {
             "messages": list(chat.messages),
             "tools": list(chat.tools) or None,
@@ -70,11 +83,9 @@ class Chats:
             "thinks": chat.thinks,
             "continues_last": chat.continues_last,
         }
-        return self._backend.apply_chat_template(asked)
+        return Prompt(self._backend.apply_chat_template(asked), Replayed(), None)
 
-    def _tail(self, tokens: list[int]) -> str:
-        data = self._backend.detokenize(tokens[-_TAIL:], special=True)
-        return data.decode("utf-8", "replace")
+    # ---- reading ------------------------------------------------------------------------------
 
     def _family(self, name: str | None) -> Family:
         if name not in self._families:
@@ -88,21 +99,63 @@ class Chats:
         assert self._renderer is not None
         return self._renderer.render(messages, tools, add_generation_prompt=False)
 
-    def _constraint(self, chat: Chat, tools: tuple[Tool, ...], form: TurnForm) -> Grammar | None:
-        """What holds the model to the tools, as they were asked for."""
+    def _form(self, chat: Chat, family: Family) -> TurnForm:
+        may_call = chat.tool_choice.mode != "none" or chat.tool_choice.name is not None
+        tools = tuple(plain_tools(chat.tools) or ()) if may_call else ()
+        shown = shown_tokens(family, self._backend.control_tokens)
+        budget = None
+        if chat.reasoning_tokens is not None and family.reasoning is not None:
+            closing = family.reasoning.close.strip() + family.reasoning.after
+            ids = self._backend.tokenize(closing, add_special=False, parse_special=True)
+            budget = Budget(chat.reasoning_tokens, tuple(ids))
+        return TurnForm(family, tools, shown=shown, budget=budget)
+
+    def _begun(self, chat: Chat, form: TurnForm, tokens: list[int]) -> TurnForm:
+        """The form, with where in a turn its prompt ends."""
         assert form.family is not None
-        choice = chat.tool_choice
+        last = chat.messages[-1]
+        if chat.continues_last and is_within_reasoning(last):
+            is_open = is_reasoning_open(form.family, self._text(tokens))
+            return replace(form, starts_in_reasoning=is_open)
+        if chat.continues_last and last.get("content"):
+            return replace(form, has_begun=True)
+        is_open = starts_in_reasoning(form.family, self._text(tokens[-_TAIL:]))
+        return replace(form, starts_in_reasoning=is_open)
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._backend.detokenize(tokens, special=True).decode("utf-8", "replace")
+
+    # ---- holding to a form --------------------------------------------------------------------
+
+    def _grammar(
+        self, chat: Chat, form: TurnForm, asked: str | Grammar | None
+    ) -> str | Grammar | None:
+        """What holds the model to its tools, and its answer to the form that was asked for."""
+        family, choice = form.family, chat.tool_choice
+        assert family is not None
+        if form.has_begun:
+            family = replace(family, reasoning=None, answer=("", ""))
         is_demanded = choice.mode == "required" or choice.name is not None
-        if not tools and not is_demanded:
+        tools = tuple(plain_tools(chat.tools) or ())
+        answer = ""
+        if asked is not None and not is_demanded:
+            if not form.starts_in_reasoning and not self._reasons(chat, family):
+                family = replace(family, reasoning=None)
+            self._backend.compile_grammar(asked)  # on its own: what is wrong with it is told so
+            if not _is_before(family, form):
+                return asked
+            answer = answer_text(asked)
+        elif not tools and not is_demanded:
             return None
         grammar = constraint(
-            form.family,
+            family,
             tools,
             choice,
             control_tokens=self._backend.control_tokens,
             starts_in_reasoning=form.starts_in_reasoning,
+            answer=answer,
         )
-        if grammar is None or is_demanded:
+        if grammar is None or is_demanded or answer:
             return grammar
         try:
             self._backend.compile_grammar(grammar)
@@ -111,6 +164,15 @@ class Chats:
             return None
         return grammar
 
+    def _reasons(self, chat: Chat, family: Family) -> bool:
+        """Whether an answer of a form may be reasoned about first: not as a way around the form."""
+        if chat.thinks is False or family.reasoning is None:
+            return False
+        source = "" if self._renderer is None else self._renderer.source
+        return chat.family is not None or family.reasoning.close.strip() in source
 
-def _may_call(chat: Chat) -> bool:
-    return chat.tool_choice.mode != "none" or chat.tool_choice.name is not None
+
+def _is_before(family: Family, form: TurnForm) -> bool:
+    """Whether anything may come before or instead of an answer."""
+    has_calls = bool(form.tools and family.frames)
+    return family.reasoning is not None or has_calls or any(family.answer)
