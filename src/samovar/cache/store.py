@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from samovar.cache.block import STATE, Block
@@ -148,6 +149,12 @@ class BlockStore:
             for key in files.pins():
                 self.index.pin(key)
         return found
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory of this namespace on disk, else on tmpfs, for what outlives a process."""
+        best = self._files.get(Tier.DISK) or self._files.get(Tier.SHM)
+        return None if best is None else best.path
 
     # ---- looking ------------------------------------------------------------------------------
 

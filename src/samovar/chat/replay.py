@@ -102,6 +102,18 @@ class _Region:
     turn: Turn
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Where the end of a turn is looked for."""
+
+    first: int
+    """The first mark of the turn."""
+    last: int
+    """Its last one."""
+    limit: int
+    """The next message's first."""
+
+
 class Replay:
     """Remembers and replays the turns of one model. Thread-safe.
 
@@ -233,23 +245,24 @@ class Replay:
             return False
         return not any(any(self._specials.occurrences(one)) for one in said.texts())
 
-    def end_of_turn(self, segments: Sequence[Segment], start: int, end: int) -> int | None:
-        """Where the first token that ends a turn stands between two places, else a control token.
+    def end_of_turn(self, segments: Sequence[Segment], stretch: _Stretch) -> int | None:
+        """Where the first token that ends generation stands, else a control token behind the marks.
 
         Only what the template wrote counts.
         """
-        first = None
+        other = None
         at = 0
         for segment in segments:
-            if segment.parse_special and at < end and at + len(segment.text) > start:
-                part = segment.text[max(0, start - at) : end - at]
-                offset = max(at, start)
+            if segment.parse_special and at < stretch.limit:
+                offset = max(at, stretch.first)
+                part = segment.text[max(0, stretch.first - at) : max(0, stretch.limit - at)]
                 for place, stop in sorted(self._specials.occurrences(part)):
-                    first = offset + place if first is None else first
                     if self._is_end(part[place:stop]):
                         return offset + place
+                    if other is None and offset + place >= stretch.last:
+                        other = offset + place
             at += len(segment.text)
-        return first
+        return other
 
     def _is_end(self, text: str) -> bool:
         ids = self._tokenizer.ids(text, parse_special=True, is_first=False)
@@ -320,21 +333,27 @@ class _Shown:
 
     def _region(self, number: int, one: _Recalled) -> _Region | ReplayRefusal:
         """Where a turn stands, or why its ids may not stand there."""
-        own = [at for at, place in enumerate(self._places) if place.message == number]
-        if not own or own[-1] - own[0] >= len(own) or not own[0]:
+        at = next((at for at, one in enumerate(self._places) if one.message == number), 0)
+        if not at or self._places[at - 1].message != number - 1:
             return "place"
-        before, first, last = (self._places[at] for at in (own[0] - 1, own[0], own[-1]))
-        if before.message != number - 1:
-            return "place"
-        if not self._text[before.position : first.position].startswith(one.turn.tail):
+        before, first = self._places[at - 1].position, self._places[at].position
+        if not self._text[before:first].startswith(one.turn.tail):
             return "prompt"
-        start = before.position + len(one.turn.tail)
-        follows = self._places[own[-1] + 1 :]
-        limit = follows[0].position if follows else len(self._text)
-        end = self._replay.end_of_turn(self._segments, last.position, limit)
+        start = before + len(one.turn.tail)
+        end = self._replay.end_of_turn(self._segments, self._stretch(at))
         if end is None:
             return "end"
         return self._explained(_Region(start, end, one.turn), one)
+
+    def _stretch(self, at: int) -> _Stretch:
+        """From the first mark of a message on, up to the next message's."""
+        own = self._places[at]
+        last = own.position
+        for place in self._places[at + 1 :]:
+            if place.message != own.message:
+                return _Stretch(own.position, last, place.position)
+            last = place.position
+        return _Stretch(own.position, last, len(self._text))
 
     def _explained(self, region: _Region, one: _Recalled) -> _Region | ReplayRefusal:
         written = self._text[region.start : region.end]

@@ -25,6 +25,7 @@ from samovar.native.interface import Backend, StateKind
 from samovar.native.llama import LlamaBackend
 from samovar.native.model import ModelOptions
 from samovar.worker.chats import Chats
+from samovar.worker.replaying import open_replaying
 
 
 @dataclass(slots=True)
@@ -39,9 +40,13 @@ class Served:
     chats: Chats
     cache: CacheConfig | None = None
     """How the store is set; None: there is none."""
+    mapped_bytes: int = 0
+    """Weights that are needed in the page cache."""
 
     def close(self) -> bool:
         """Free everything, saving first. False: not all was saved."""
+        if self.chats.replaying is not None:
+            self.chats.replaying.close()
         is_saved = True if self.store is None else self.store.close()
         if self.renderer is not None:
             self.renderer.close()
@@ -66,7 +71,12 @@ def load(
     except BaseException:
         backend.close()
         raise
-    return assemble(backend, renderer, backend.model.description, config, cache)
+    served = assemble(backend, renderer, backend.model.description, config, cache)
+    if renderer is not None:
+        folder = None if served.store is None else served.store.folder
+        served.chats.replaying = open_replaying(backend.vocabulary, renderer, folder)
+    served.mapped_bytes = backend.model.mapped_bytes
+    return served
 
 
 def assemble(

@@ -13,7 +13,9 @@ should not ends the process: the runtime starts another one, and knows what it w
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import queue
@@ -39,6 +41,7 @@ from samovar.version import __version__
 from samovar.worker.loading import Loader, Served, load
 from samovar.worker.loop import EngineLoop
 from samovar.worker.operations import BETWEEN_STEPS, Operations
+from samovar.worker.replaying import Replaying
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ def serve(fd: int, loader: Loader = load) -> ipc.ExitCode:
         _send(channel, ipc.BootFailed("out_of_memory", "there is not enough memory to load it"))
         return ipc.ExitCode.BOOT_FAILED
     is_loaded.set()
+    gc.freeze()  # what is there now stays; looking through it for garbage would hold up a step
     return _Worker(channel, served).run(time.monotonic() - began)
 
 
@@ -142,6 +146,7 @@ class _Worker:
                 backend.state_kind.value,
                 self._served.renderer is not None,
                 load_seconds,
+                self._served.mapped_bytes,
             )
         )
         for target, name in ((self._read, "reader"), (self._prepare, "preparer")):
@@ -277,6 +282,11 @@ class _Worker:
 
     def _say(self, events: Iterable[Event]) -> None:
         """One frame for all events of a step; vectors go by descriptor."""
+        replaying = self._served.chats.replaying
+        if replaying is not None:
+            events = replaying.told(events)
+            if replaying.has_news:
+                self._settle_soon(replaying)
         small: list[ipc.WireEvent] = []
         for event in events:
             if isinstance(event, Embedded):
@@ -285,6 +295,11 @@ class _Worker:
                 small.append(event)
         if small:
             self._report(ipc.Output(tuple(small)))
+
+    def _settle_soon(self, replaying: Replaying) -> None:
+        """Have the preparer remember what was generated: it reads, and writes to the disk."""
+        with contextlib.suppress(queue.Full):  # the next conversation does it
+            self._preparing.put_nowait(replaying.settle)
 
     def _say_vectors(self, event: Embedded) -> None:
         vectors = np.ascontiguousarray(event.vectors, np.float32)

@@ -98,10 +98,19 @@ class Operations:
             )
         return tokens
 
-    def render(self, messages: list[dict[str, Any]], **more: Any) -> list[int]:  # noqa: ANN401
-        """A conversation through the model's template, as ids; `more`: other fields of a Chat."""
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        salt: str = "",
+        **more: Any,  # noqa: ANN401
+    ) -> list[int]:
+        """A conversation as ids, with the turns that are remembered under a salt.
+
+        `more`: other fields of a Chat.
+        """
         lists = {name: tuple(more[name] or ()) for name in _LISTS & more.keys()}
-        return self._served.chats.render(Chat(tuple(messages), **{**more, **lists}))
+        return self._served.chats.render(Chat(tuple(messages), **{**more, **lists}), salt)
 
     # ---- between two steps --------------------------------------------------------------------
 
