@@ -39,7 +39,7 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
 
     def function(self) -> Function:
-        return Function("".join(self.arguments), self.name)
+        return Function(name=self.name, arguments="".join(self.arguments))
 
 
 @dataclass(slots=True)
@@ -111,7 +111,9 @@ class ChatCollector:
         text, reasoning = "".join(said.texts), "".join(said.reasoning) or UNSET
         content = text if text or not said.calls else None
         calls = tuple(
-            ToolCall(one.function(), id=call_id(self._head.id, index, number), type="function")
+            ToolCall(
+                id=call_id(self._head.id, index, number), type="function", function=one.function()
+            )
             for number, one in said.calls.items()
         )
         old = self._form.wants_functions and calls

@@ -41,20 +41,20 @@ class ChatForm:
     """The bytes of tokens; None: log-probabilities were not asked for."""
 
 
-class Function(msgspec.Struct, frozen=True):
+class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A call, or more of its arguments."""
 
-    arguments: str
     name: str | UnsetType = UNSET
+    arguments: str
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call, or more of one, which `index` tells then."""
 
-    function: Function
     index: int | UnsetType = UNSET
     id: str | UnsetType = UNSET
     type: Literal["function"] | UnsetType = UNSET
+    function: Function
 
 
 class Delta(msgspec.Struct, frozen=True):

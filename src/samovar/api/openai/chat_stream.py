@@ -78,13 +78,18 @@ class ChatEncoder:
     def _call(self, event: ToolCallDelta) -> Delta:
         is_first = (event.choice, event.call) not in self._calls
         self._calls.add((event.choice, event.call))
-        function = Function(event.arguments, event.name if is_first else UNSET)
+        name = event.name if is_first else UNSET
+        function = Function(name=name, arguments=event.arguments)
         if self._form.wants_functions:
             return Delta(function_call=function)
-        if not is_first:
-            return Delta(tool_calls=(ToolCall(function, event.call),))
         made = call_id(self._head.id, event.choice, event.call)
-        return Delta(tool_calls=(ToolCall(function, event.call, made, "function"),))
+        call = ToolCall(
+            index=event.call,
+            id=made if is_first else UNSET,
+            type="function" if is_first else UNSET,
+            function=function,
+        )
+        return Delta(tool_calls=(call,))
 
     def _logprobs(self, event: TextDelta) -> ChatLogprobs | None:
         if self._form.pieces is None or not event.logprobs:

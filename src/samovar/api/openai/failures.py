@@ -5,6 +5,8 @@ Its clients choose the class of their exception by the status, and look at the c
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from samovar.api.status import status_of
@@ -22,6 +24,8 @@ _TYPES = {
 }
 _CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
 """Where OpenAI has a word of its own for what we say."""
+
+_ROOM = re.compile(r"room for (\d+)")
 
 _CALLERS_FAULT = range(400, 500)
 
@@ -51,7 +55,16 @@ def error_body(failed: Failed, param: str | None = None) -> ErrorBody:
     """The failure as a body; `param` names the field of the request that is wrong."""
     code = _CODES.get(failed.code, failed.code)
     kind = type_of(status_of(failed.code))
-    return ErrorBody(Error(failed.message, kind, param, code))
+    return ErrorBody(Error(_message(failed), kind, param, code))
+
+
+def _message(failed: Failed) -> str:
+    """What happened. Agents shorten their prompt where they read the words that OpenAI uses."""
+    if failed.code != "context_length_exceeded":
+        return failed.message
+    room = _ROOM.search(failed.message)
+    most = f"is {room[1]} tokens" if room else "is exceeded"
+    return f"This model's maximum context length {most}: {failed.message}"
 
 
 def failure(failed: Failed, param: str | None = None) -> WireFailure:

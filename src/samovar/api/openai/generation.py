@@ -55,7 +55,7 @@ class GenerationFields(SamplingFields, GrammarFields):
     """Keep the sequence of this conversation in the context under a name."""
     cache_salt: Name | None = None
     """Share what was computed with requests of the same salt only."""
-    no_store: bool = False
+    no_store: bool | None = None
     """Keep nothing of it in the cache."""
     adapters: Annotated[dict[Name, float], Field(max_length=_MAX_ADAPTERS)] | None = Field(
         None, validation_alias=AliasChoices("adapters", "lora")
