@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
+from typing import Any
 
 from samovar.errors import from_code
 from samovar.types import (
+    Choice,
     Event,
     Failed,
     Finished,
     FinishReason,
+    ReasoningDelta,
     TextDelta,
     TokenLogprobs,
+    ToolCallDelta,
     Usage,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made."""
+
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+    def values(self) -> dict[str, Any]:
+        """The arguments by name."""
+        found: dict[str, Any] = json.loads(self.arguments)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,9 @@ class Answer:
     stop: str | int | None = None
     """The stop string or token that ended it."""
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
+    """What came before the answer, in conversations."""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +72,71 @@ class Completion:
         return self.answers[0].tokens
 
     @property
+    def reasoning(self) -> str:
+        """Of the first answer."""
+        return self.answers[0].reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Of the first answer."""
+        return self.answers[0].tool_calls
+
+    @property
     def finish_reason(self) -> FinishReason:
         """Of the first answer."""
         return self.answers[0].finish_reason
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What came of one choice so far."""
+
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    calls: dict[int, ToolCall] = field(default_factory=dict)
+
+    def take(self, event: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
+        self.tokens += event.tokens
+        if isinstance(event, ToolCallDelta):
+            begun = self.calls.get(event.call, ToolCall("", ""))
+            whole = begun.arguments + event.arguments
+            self.calls[event.call] = ToolCall(begun.name or event.name, whole)
+            return
+        (self.texts if isinstance(event, TextDelta) else self.reasoning).append(event.text)
+        self.logprobs += event.logprobs
+
+    def answer(self, choice: Choice) -> Answer:
+        return Answer(
+            "".join(self.texts),
+            tuple(self.tokens),
+            choice.reason,
+            choice.seed,
+            choice.stop,
+            tuple(self.logprobs),
+            "".join(self.reasoning),
+            tuple(self.calls.values()),
+        )
 
 
 class Collector:
     """Puts the events of one request together."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, list[str]] = {}
-        self._tokens: dict[int, list[int]] = {}
-        self._logprobs: dict[int, list[TokenLogprobs]] = {}
+        self._heard: dict[int, _Heard] = {}
 
     def take(self, event: Event) -> Completion | None:
         """What came of the request, once it has ended. Raises the error that ended it."""
         match event:
-            case TextDelta():
-                self._texts.setdefault(event.choice, []).append(event.text)
-                self._tokens.setdefault(event.choice, []).extend(event.tokens)
-                self._logprobs.setdefault(event.choice, []).extend(event.logprobs)
-            case Finished():
-                return self._whole(event)
+            case TextDelta() | ReasoningDelta() | ToolCallDelta():
+                self._of(event.choice).take(event)
+            case Finished(choices=choices):
+                answers = tuple(self._of(i).answer(choice) for i, choice in enumerate(choices))
+                return Completion(answers, event.usage, event.warnings)
             case Failed(code=code, message=message):
                 raise from_code(code, message)
         return None
 
-    def _whole(self, end: Finished) -> Completion:
-        answers = tuple(
-            Answer(
-                "".join(self._texts.get(i, [])),
-                tuple(self._tokens.get(i, [])),
-                choice.reason,
-                choice.seed,
-                choice.stop,
-                tuple(self._logprobs.get(i, [])),
-            )
-            for i, choice in enumerate(end.choices)
-        )
-        return Completion(answers, end.usage, end.warnings)
+    def _of(self, choice: int) -> _Heard:
+        return self._heard.setdefault(choice, _Heard())

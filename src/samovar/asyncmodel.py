@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from samovar.answers import Collector, Completion
 from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
 from samovar.errors import InvalidRequest, from_code
-from samovar.options import LoadOptions, Options, Prompt, generate_request
+from samovar.options import (
+    ChatOptions,
+    LoadOptions,
+    Options,
+    Prompt,
+    RenderOptions,
+    chat_request,
+    generate_request,
+)
 from samovar.runtime.runtime import Runtime
 from samovar.types import (
     Embedded,
@@ -27,7 +35,6 @@ from samovar.types import (
     Ranked,
     RankRequest,
     TextDelta,
-    Tool,
 )
 
 if TYPE_CHECKING:
@@ -100,20 +107,28 @@ class AsyncModel:
         async for piece in _pieces(self.events(prompt, **options)):
             yield piece
 
-    async def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Tool] = (),
-        **options: Unpack[Options],
-    ) -> Completion:
-        """The answer to a conversation, through the model's own template. Raises TemplateError."""
-        return await self.complete(await self.render(messages, tools=tools), **options)
+    async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
+        """The answer to a conversation, through the model's own template: text, reasoning, calls.
 
-    async def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> list[int]:
+        Raises TemplateError, and what ended the request otherwise.
+        """
+        return await _collected(self._converse(messages, options))
+
+    async def stream_chat(
+        self, messages: Sequence[Message], **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[Event]:
+        """The same as it comes: deltas of text, reasoning and calls, and one terminal event."""
+        async for event in self._converse(messages, options):
+            yield event
+
+    async def render(
+        self, messages: Sequence[Message], **options: Unpack[RenderOptions]
+    ) -> list[int]:
         """The ids that a conversation becomes. Special tokens are only what the template wrote."""
-        more = {"tools": list(tools)} if tools else {}
-        found: list[int] = await self.ask("render", messages=list(messages), **more)
+        given: dict[str, Any] = {**options}
+        if "tools" in given:
+            given["tools"] = list(given["tools"])
+        found: list[int] = await self.ask("render", messages=list(messages), **given)
         return found
 
     async def prefill(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
@@ -213,9 +228,17 @@ class AsyncModel:
     def _id(self) -> str:
         return f"request-{next(self._numbers)}"
 
-    def _generate(self, prompt: Prompt, options: Options, **more: Any) -> AsyncIterator[Event]:  # noqa: ANN401
+    def _converse(self, messages: Sequence[Message], options: ChatOptions) -> AsyncIterator[Event]:
+        request = chat_request(self._id(), messages, options, self._defaults())
+        return self._runtime.generate(self._name, request)
+
+    def _defaults(self) -> dict[str, Any]:
+        """What requests have if nothing else is said: the adapters that are set."""
         used = tuple((name, scale) for name, scale in self._scales.items() if scale)
-        request = generate_request(self._id(), prompt, options, {"adapters": used})
+        return {"adapters": used}
+
+    def _generate(self, prompt: Prompt, options: Options, **more: Any) -> AsyncIterator[Event]:  # noqa: ANN401
+        request = generate_request(self._id(), prompt, options, self._defaults())
         return self._runtime.generate(self._name, replace(request, **more))
 
 

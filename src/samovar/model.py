@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from samovar.answers import Completion
 from samovar.asyncmodel import AsyncModel, AsyncSession
 from samovar.config import CacheConfig, RuntimeConfig
-from samovar.options import LoadOptions, Options, Prompt
-from samovar.types import EmbeddingText, Event, Message, Tool
+from samovar.options import ChatOptions, LoadOptions, Options, Prompt, RenderOptions
+from samovar.types import EmbeddingText, Event, Message
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,19 +129,19 @@ class Model:
         """See AsyncModel."""
         return _iterated(self.asynchronous.stream(prompt, **options))
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Tool] = (),
-        **options: Unpack[Options],
-    ) -> Completion:
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """See AsyncModel."""
-        return _thread.run(self.asynchronous.chat(messages, tools=tools, **options))
+        return _thread.run(self.asynchronous.chat(messages, **options))
 
-    def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> list[int]:
+    def stream_chat(
+        self, messages: Sequence[Message], **options: Unpack[ChatOptions]
+    ) -> Iterator[Event]:
         """See AsyncModel."""
-        return _thread.run(self.asynchronous.render(messages, tools=tools))
+        return _iterated(self.asynchronous.stream_chat(messages, **options))
+
+    def render(self, messages: Sequence[Message], **options: Unpack[RenderOptions]) -> list[int]:
+        """See AsyncModel."""
+        return _thread.run(self.asynchronous.render(messages, **options))
 
     def prefill(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         """See AsyncModel."""

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, TypedDict
 
-from samovar.types import GenerateRequest, Grammar, SamplingParams
+from samovar.types import (
+    Chat,
+    GenerateRequest,
+    Grammar,
+    Message,
+    SamplingParams,
+    Tool,
+    ToolChoice,
+)
 
 Prompt = str | bytes | Sequence[int]
 """Text, or token ids."""
@@ -62,17 +70,62 @@ class Options(TypedDict, total=False):
     grammar: str | Grammar | None
 
 
+class ChatOptions(Options, total=False):
+    """The same, and how to read and answer a conversation: fields of Chat."""
+
+    tools: Sequence[Tool]
+    tool_choice: ToolChoice | Literal["auto", "required", "none"]
+    thinks: bool | None
+    reasoning_tokens: int | None
+    variables: dict[str, Any]
+    continues_last: bool
+    family: str | None
+    replays: bool
+    volatile: Sequence[str]
+
+
+class RenderOptions(TypedDict, total=False):
+    """What decides the prompt that a conversation becomes."""
+
+    tools: Sequence[Tool]
+    thinks: bool | None
+    variables: dict[str, Any]
+    continues_last: bool
+
+
 _SAMPLING = frozenset(one.name for one in fields(SamplingParams))
+_CHAT = frozenset(one.name for one in fields(Chat))
+_LISTS = frozenset({"tools", "volatile"})
 
 
 def generate_request(
     request_id: str, prompt: Prompt, options: Options, defaults: Mapping[str, Any]
 ) -> GenerateRequest:
     """The request of a prompt and options. Raises InvalidRequest for values of no sense."""
+    text = prompt if isinstance(prompt, (str, bytes)) else tuple(prompt)
+    return GenerateRequest(request_id, text, **_fields({**defaults, **options}))
+
+
+def chat_request(
+    request_id: str,
+    messages: Sequence[Message],
+    options: ChatOptions,
+    defaults: Mapping[str, Any],
+) -> GenerateRequest:
+    """The request of a conversation and options. Raises InvalidRequest for values of no sense."""
     given: dict[str, Any] = {**defaults, **options}
+    wanted = {name: given.pop(name) for name in list(given) if name in _CHAT}
+    for name in _LISTS & wanted.keys():
+        wanted[name] = tuple(wanted[name] or ())
+    if isinstance(wanted.get("tool_choice"), str):
+        wanted["tool_choice"] = ToolChoice(wanted["tool_choice"])
+    return GenerateRequest(request_id, "", chat=Chat(tuple(messages), **wanted), **_fields(given))
+
+
+def _fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a request: what belongs to the sampling, in there."""
     sampling = given.pop("sampling", SamplingParams())
     chosen = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     for name, value in given.items():
         given[name] = tuple(value) if isinstance(value, list) else value
-    text = prompt if isinstance(prompt, (str, bytes)) else tuple(prompt)
-    return GenerateRequest(request_id, text, sampling=replace(sampling, **chosen), **given)
+    return {**given, "sampling": replace(sampling, **chosen)}
