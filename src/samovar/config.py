@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -144,7 +145,82 @@ class RuntimeConfig:
     """How long requests that run may take to finish when a model is unloaded."""
     max_models: int = 4
     """Models that are loaded at once; the longest idle goes for a new one."""
+    memory_bytes: int | None = None
+    """Most memory that all loaded models may take together, weights and contexts; None: what the
+    machine has free."""
     keep_alive_seconds: float | None = 300.0
     """How long an idle model stays loaded; None: for ever."""
     command: tuple[str, ...] = ()
     """What a worker is started with, before the number of its socket; (): this Python's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How requests come in, from whom, and how much of each. Raises InvalidRequest."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0: any that is free."""
+    keys_file: Path | None = None
+    """API keys (see docs/server.md); None: whoever reaches the server may use it."""
+    has_no_auth: bool = False
+    """Other machines may use it without a key."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which a server on a loopback address may be asked, besides `localhost`: a page
+    of the web can have a name of its own lead there."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may ask; `*`: all of them."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    preloads: bool = False
+    """Load the models when the server starts, as many as are loaded at once."""
+    logs_requests: bool = False
+    """A line for every request."""
+
+    max_body_bytes: int = 2**25  # 32 MiB: a prompt of a million tokens takes four to eight
+    max_bodies_bytes: int = 2**28  # of all requests that are being read
+    max_depth: int = 128  # of a JSON body: schemas of tools nest thirty deep, parsers fail at 1000
+    max_connections: int = 4096  # each has a descriptor and some kilobytes
+    head_seconds: float = 15.0  # for a request's head, from the first byte or the connection on
+    body_seconds: float = 300.0  # for a whole body: 32 MiB at one megabit per second
+    body_idle_seconds: float = 15.0  # between two pieces of a body
+    write_seconds: float = 30.0  # how long a client may take nothing of what waits for it
+    idle_seconds: float = 60.0  # between two requests of a connection; pools keep them for less
+    drain_seconds: float = 30.0  # how long requests that run may take to finish at the end
+
+    def __post_init__(self) -> None:
+        _check_server(self)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written in an address, is this machine and nothing else."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_server(config: ServerConfig) -> None:
+    if not 0 <= config.port < 2**16:
+        raise InvalidRequest("the port must be from 0 to 65535")
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise InvalidRequest("TLS needs both a certificate and its key: give both, or neither")
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if one.name.startswith("max_") and value < 1:
+            raise InvalidRequest(f"{one.name} must be 1 or more")
+        if one.name.endswith("_seconds") and not value > 0:
+            raise InvalidRequest(f"{one.name} must be positive")
+    if not config.is_local and config.keys_file is None and not config.has_no_auth:
+        raise InvalidRequest(
+            f"{config.host} can be reached from other machines: give API keys (--api-keys FILE),"
+            " or say --no-auth"
+        )

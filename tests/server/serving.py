@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
+from starlette.types import ASGIApp
 
+from samovar.config import ServerConfig
 from samovar.server.app import create_app
+from samovar.server.listening import Server, bind, uvicorn_config
 from samovar.server.served import ServedModel
 
 PATIENCE = 60.0
@@ -18,12 +20,24 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def serving(models: Sequence[ServedModel], **options: Any) -> Iterator[str]:  # noqa: ANN401
+def serving(
+    models: Sequence[ServedModel],
+    config: ServerConfig | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Iterator[str]:
     """The base URL of a server of these models, until the block is left."""
-    app = create_app(models, **options)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="server")
+    config = config or ServerConfig(port=0)
+    with listening(create_app(models, config=config, **options), config) as url:
+        yield url
+
+
+@contextmanager
+def listening(app: ASGIApp, config: ServerConfig) -> Iterator[str]:
+    """The base URL of a server of an application, until the block is left."""
+    server = Server(uvicorn_config(app, config), lambda: None)
+    sock = bind(config)
+    port = sock.getsockname()[1]
+    thread = threading.Thread(target=server.run, args=([sock],), name="server")
     thread.start()
     try:
         deadline = time.monotonic() + PATIENCE
@@ -31,7 +45,7 @@ def serving(models: Sequence[ServedModel], **options: Any) -> Iterator[str]:  # 
             assert thread.is_alive(), "the server ended while it started"
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"{'https' if config.tls_cert else 'http'}://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from samovar import models
 from samovar.api.facts import ModelFacts
 from samovar.config import CacheConfig, WorkerConfig
-from samovar.errors import ModelNotFound
+from samovar.errors import ModelNotFound, SamovarError
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.runtime.runtime import Runtime
+from samovar.server.current import current
 from samovar.server.facts import FactsReader
-from samovar.types import Event
+from samovar.server.loading import Loading
+from samovar.server.observing import Observers
+from samovar.types import Event, GenerateRequest, VerifyRequest
+
+_ADAPTED = (GenerateRequest, VerifyRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class ServedModel:
     """A GGUF file, or the name of a built-in model."""
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     cache: CacheConfig | None = field(default_factory=CacheConfig)
+    adapters: tuple[tuple[str, float], ...] = ()
+    """Of those that are loaded with it, what requests use that ask for none."""
 
     @property
     def file(self) -> Path:
@@ -40,8 +48,15 @@ class ServedModel:
 class Served:
     """What routes ask: models by name, loaded when they are needed."""
 
-    def __init__(self, runtime: Runtime, served: Sequence[ServedModel]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        served: Sequence[ServedModel],
+        observers: Observers | None = None,
+    ) -> None:
         self.runtime = runtime
+        self._observers = observers or Observers()
+        self._loading: dict[str, Loading] = {}
         self._models: Mapping[str, ServedModel] = {one.name: one for one in served}
         self._numbers = itertools.count(1)
         self._facts = FactsReader()
@@ -62,24 +77,48 @@ class Served:
         """What the model's file says, loaded or not. Raises ModelNotFound for an unknown name."""
         return await self._facts.facts(name, self.model(name).file)
 
-    async def metadata(self, name: str) -> Mapping[str, Any]:
-        """The metadata of its file, None for long arrays. Raises as `facts`."""
-        return await self._facts.metadata(self.model(name).file)
+    async def metadata(self, name: str, *, is_whole: bool = False) -> Mapping[str, Any]:
+        """The metadata of its file, None for long arrays unless whole. Raises as `facts`."""
+        return await self._facts.metadata(self.model(name).file, is_whole=is_whole)
 
     def new_id(self, prefix: str) -> str:
         """An id that no other request of this process has, and nobody can guess."""
         return f"{prefix}{next(self._numbers):x}{secrets.token_hex(12)}"
 
     async def ready(self, name: str) -> Ready:
-        """Load a model unless it is there. Raises ModelNotFound and what loading raises."""
-        one = self.model(name)
-        return await self.runtime.load(name, one.path, one.worker, one.cache)
+        """Load a model unless it is there. Raises ModelNotFound and what loading raises.
 
-    async def generate(self, name: str, request: Request) -> AsyncIterator[Event]:
+        Everybody who waits for a model waits for the same loading, which ends with the last of
+        them.
+        """
+        one = self.model(name)
+        loading = self._loading.get(name)
+        if loading is None:
+            load = self.runtime.load(name, one.path, one.worker, one.cache)
+            loading = self._loading[name] = Loading(load, lambda: self._loading.pop(name, None))
+        return await loading.wait()
+
+    async def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """The events of a request; the last one is terminal. Raises what `ready` raises."""
-        await self.ready(name)
-        async for event in self.runtime.generate(name, request):
-            yield event
+        watch = self._observers.watch(name, current())
+        try:
+            await self.ready(name)
+            asked = self._with_adapters(name, request)
+            async with aclosing(self.runtime.generate(name, asked)) as events:
+                async for event in events:
+                    watch.see(event)
+                    yield event
+        except SamovarError as error:
+            watch.fail(error.code)
+            raise
+        finally:
+            watch.leave()
+
+    def _with_adapters(self, name: str, request: Request) -> Request:
+        adapters = self.model(name).adapters
+        if not adapters or not isinstance(request, _ADAPTED) or request.adapters:
+            return request
+        return replace(request, adapters=adapters)
 
     async def ask(self, name: str, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask a model's process something (see worker.operations)."""

@@ -1,0 +1,147 @@
+"""A connection: uvicorn's, with deadlines and limits of our own.
+
+    head ──> body (see `bodies`) ──> response ──> the next head
+
+A client that sends its head drop by drop, one that takes nothing of what it asked for, one that
+never ends its body and one too many are let go, each after its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from samovar.config import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+_MOST_HEAD = 2**16  # bytes; browsers' cookies of many sites on localhost take a few thousand
+_MOST_PIPELINED = 16  # requests that wait for the one before them; no client of today does it
+_LINGER_SECONDS = 5.0  # for a body that nobody wants: who sends it reads the answer after it
+_REFUSAL = (
+    b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Connection: close\r\n\r\n%s"
+)
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection. `limits` are the server's own."""
+
+    def __init__(self, *, limits: ServerConfig, **usual: Any) -> None:  # noqa: ANN401
+        super().__init__(**usual)
+        self._limits = limits
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._head_bytes = 0
+        self._serving: RequestResponseCycle | None = None
+
+    # ---- the head -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse(b"503 Service Unavailable", b"too many connections; try again later")
+        else:
+            self._start("head", self._limits.head_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Something came."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if "head" in self._timers:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD:
+                text = b"the head of the request is too large"
+                self._refuse(b"431 Request Header Fields Too Large", text)
+        elif self._is_between():  # empty lines: they are no request, and end uvicorn's own timer
+            self._start("head", self._limits.head_seconds)
+
+    def _is_between(self) -> bool:
+        """Whether nothing is asked, and nobody counts for how long."""
+        cycle = self.cycle
+        is_idle = cycle is None or (cycle.response_complete and not cycle.more_body)
+        return is_idle and not self.pipeline and self.timeout_keep_alive_task is None
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        if "head" not in self._timers:
+            self._start("head", self._limits.head_seconds)
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop("head")
+        super().on_headers_complete()
+        if len(self.pipeline) > _MOST_PIPELINED:
+            self.transport.abort()
+
+    # ---- the response -------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._serving = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    def pause_writing(self) -> None:
+        """More waits for the client than it takes."""
+        super().pause_writing()
+        self._start("write", self._limits.write_seconds)
+
+    def resume_writing(self) -> None:
+        """It took some."""
+        self._stop("write")
+        super().resume_writing()
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        self._stop("linger")
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """All of a response was written."""
+        cycle = self.cycle
+        super().on_response_complete()
+        if cycle.response_complete and cycle.more_body and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._start("linger", _LINGER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, from whichever of its requests is being served."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        cycle = self._serving
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    # ---- deadlines ----------------------------------------------------------------------------
+
+    def _start(self, name: str, seconds: float) -> None:
+        self._timers[name] = self.loop.call_later(seconds, self._expire, name)
+
+    def _stop(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expire(self, name: str) -> None:
+        self._timers.pop(name, None)
+        if self.transport.is_closing() and name != "write":
+            return
+        logger.info("a connection is ended: its %s took too long", name)
+        if name == "head" and self._head_bytes:
+            self._refuse(b"408 Request Timeout", b"the head of the request came too slowly")
+        else:
+            self.transport.abort()  # closing would wait for the client to take what is there
+
+    def _refuse(self, status: bytes, text: bytes) -> None:
+        body = b'{"error":{"message":"%s","type":"invalid_request_error","code":null}}' % text
+        self.transport.write(_REFUSAL % (status, len(body), body))
+        self.transport.close()

@@ -1,0 +1,287 @@
+"""From events to responses: what goes out when, and who is told that a client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from fastapi import Request
+from starlette.types import Message
+
+from samovar.api.openai.failures import failure
+from samovar.api.wire import SSE
+from samovar.errors import OutOfMemory
+from samovar.server import stream
+from samovar.server.stream import ClientGone, EventStream, collected, while_connected
+from samovar.types import Choice, Event, Failed, Finished, TextDelta, Usage
+
+END = Finished("r", (Choice("stop", 0),), Usage(1, 1))
+
+
+class Words:
+    """A dialect of few words, for streams and for bodies."""
+
+    media_type = SSE
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    def feed(self, event: Event) -> bytes:
+        """A word for each event."""
+        if isinstance(event, TextDelta):
+            if event.text == "bug":
+                raise ZeroDivisionError
+            data = event.text.encode()
+        else:
+            data = b"[failed]" if isinstance(event, Failed) else b"[end]"
+        self.said += data
+        return data
+
+    def ping(self) -> bytes:
+        """A sign of life."""
+        return b"[ping]"
+
+    def body(self) -> bytes:
+        """Everything."""
+        return self.said
+
+
+@dataclass
+class Client:
+    """What an ASGI server is to an application: takes messages, and may go."""
+
+    got: list[Message] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    stalls: asyncio.Event | None = None
+    """If there is one, nothing is taken before it is set."""
+
+    async def send(self, message: Message) -> None:
+        """Take a message."""
+        if self.stalls is not None and message["type"] == "http.response.body":
+            await self.stalls.wait()
+        self.got.append(message)
+
+    async def receive(self) -> Message:
+        """It says nothing more, until it goes."""
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def status(self) -> int:
+        """Of the response."""
+        return int(self.got[0]["status"])
+
+    @property
+    def writes(self) -> list[bytes]:
+        """What was written at once."""
+        return [one["body"] for one in self.got[1:]]
+
+    async def hear(self, events: AsyncIterator[Event]) -> None:
+        """Listen to a stream."""
+        await EventStream(events, Words(), failure)({"type": "http"}, self.receive, self.send)
+
+
+class Source:
+    """Events that come when a test wants them to, and what became of whoever gave them."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self.is_closed = False
+        self.has_begun = asyncio.Event()
+
+    def give(self, *events: Event | Exception | str) -> None:
+        """Events that come at once; words are deltas."""
+        for one in events:
+            self._queue.put_nowait(TextDelta("r", one, (1,)) if isinstance(one, str) else one)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Until the terminal one."""
+        self.has_begun.set()
+        try:
+            while True:
+                event = await self._queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, (Finished, Failed)):
+                    return
+        finally:
+            self.is_closed = True
+
+
+Check = Callable[[], Coroutine[Any, Any, None]]
+
+
+def alone(check: Check) -> Callable[[], None]:
+    """Run it on a loop of its own; no task may be left, and no exception unheard."""
+
+    def test() -> None:
+        unheard: list[dict[str, Any]] = []
+
+        async def whole() -> None:
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: unheard.append(context)
+            )
+            async with asyncio.timeout(60):
+                await check()
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        asyncio.run(whole())
+        assert unheard == []
+
+    test.__name__ = check.__name__
+    return test
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - it changes behind everybody's back
+        await asyncio.sleep(0)
+
+
+@alone
+async def test_what_has_come_at_once_is_one_write() -> None:
+    source, client = Source(), Client()
+    source.give("a", "b", "c")
+    task = asyncio.create_task(client.hear(source.events()))
+    await _until(lambda: len(client.got) == 2)
+    source.give("d", "e", END)
+    await task
+    assert client.status == 200
+    assert client.writes == [b"abc", b"de[end]"]
+    assert [one["more_body"] for one in client.got[1:]] == [True, False]
+    assert source.is_closed
+
+
+@alone
+async def test_a_failure_that_comes_first_has_a_status() -> None:
+    for first in (Failed("r", "overloaded", "later", retryable=True), OutOfMemory("too large")):
+        source, client = Source(), Client()
+        source.give(first)
+        await client.hear(source.events())
+        assert client.status == 503
+        assert source.is_closed
+
+
+@alone
+async def test_a_bug_is_told_without_what_it_is() -> None:
+    source, client = Source(), Client()
+    source.give(ValueError("the prompt was: secret"))
+    await client.hear(source.events())
+    assert client.status == 500
+    assert b"secret" not in b"".join(client.writes)
+
+
+@alone
+async def test_a_failure_that_comes_later_is_an_event() -> None:
+    for later in (
+        Failed("r", "worker_lost", "gone"),
+        OutOfMemory("gone"),
+        ValueError("bug"),
+        "bug",
+    ):
+        source, client = Source(), Client()
+        source.give("a")
+        task = asyncio.create_task(client.hear(source.events()))
+        await _until(lambda client=client: len(client.got) == 2)  # type: ignore[misc]
+        source.give(later)
+        await task
+        assert client.status == 200
+        assert client.writes == [b"a", b"[failed]"]
+        assert source.is_closed
+
+
+@alone
+async def test_a_client_that_goes_ends_its_request_whatever_it_waits_for() -> None:
+    for given in ((), ("a",)):
+        source, client = Source(), Client()
+        source.give(*given)
+        task = asyncio.create_task(client.hear(source.events()))
+        await source.has_begun.wait()
+        await _until(lambda client=client, given=given: len(client.got) == 2 * len(given))  # type: ignore[misc]
+        client.gone.set()
+        with pytest.raises(ClientGone):
+            await task
+        assert source.is_closed
+
+
+@alone
+async def test_a_client_that_goes_before_one_body_ends_its_request() -> None:
+    source, client = Source(), Client()
+    request = Request({"type": "http", "headers": []}, client.receive)
+    source.give("a")
+    task = asyncio.create_task(collected(request, source.events(), Words(), failure))
+    await source.has_begun.wait()
+    client.gone.set()
+    with pytest.raises(ClientGone):
+        await task
+    assert source.is_closed
+
+
+@alone
+async def test_one_body() -> None:
+    source, client = Source(), Client()
+    request = Request({"type": "http", "headers": []}, client.receive)
+    source.give("a", "b", END)
+    response = await collected(request, source.events(), Words(), failure)
+    assert response.body == b"ab[end]"
+    source.give(OutOfMemory("too large"))
+    refused = await collected(request, source.events(), Words(), failure)
+    assert refused.status_code == 503
+
+
+@alone
+async def test_what_waits_for_a_client_is_bounded() -> None:
+    source, client = Source(), Client(stalls=asyncio.Event())
+    source.give("a")
+    task = asyncio.create_task(client.hear(source.events()))
+    await source.has_begun.wait()
+    while not source.is_closed:
+        source.give("b")
+        await asyncio.sleep(0)
+    assert client.stalls is not None
+    client.stalls.set()
+    with pytest.raises(ClientGone):
+        await task
+
+
+@alone
+async def test_who_is_cut_off_is_told() -> None:
+    source, client = Source(), Client()
+    source.give("a")
+    task = asyncio.create_task(client.hear(source.events()))
+    await _until(lambda: len(client.got) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.writes == [b"a", b"[failed]"]
+    assert source.is_closed
+
+
+def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(stream, "PING_SECONDS", 0.02)
+
+    @alone
+    async def check() -> None:
+        source, client = Source(), Client()
+        task = asyncio.create_task(client.hear(source.events()))
+        await _until(lambda: b"".join(client.writes).count(b"[ping]") >= 3)
+        source.give("a", END)
+        await task
+        assert client.writes[-1] == b"a[end]"
+
+    check()
+
+
+@alone
+async def test_the_result_of_work_whose_client_stays() -> None:
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    request = Request({"type": "http", "headers": []}, Client().receive)
+    assert await while_connected(request, work()) == 7
