@@ -13,9 +13,10 @@ import secrets
 import stat
 from pathlib import Path
 
+from samovar.api.anthropic.signing import KEY_BYTES
+
 logger = logging.getLogger(__name__)
 
-KEY_BYTES = 32
 _NAME = "thinking.key"
 
 
