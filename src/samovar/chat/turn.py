@@ -171,6 +171,8 @@ class TurnForm:
     shown: frozenset[int] = frozenset()
     """Control tokens whose text is part of what is read; others have none."""
     budget: Budget | None = None
+    ends: tuple[str, ...] = ()
+    """Texts that end generation as its tokens do: nobody asked for them, so nobody is told."""
 
     def begin(self, request_id: str, choice: int) -> Turn:
         """The turn of one choice."""

@@ -32,12 +32,15 @@ def unfinished(messages: list[Message], source: str) -> Iterator[tuple[list[Mess
     yield [*messages[:-1], {**last, "content": _marked(last["content"], mark)}], mark
 
 
+def reasoning_of(message: Message) -> str:
+    """The reasoning of a message, under whichever name; nothing where there is none."""
+    found = (message.get(key) for key in REASONING_KEYS)
+    return next((text for text in found if isinstance(text, str) and text), "")
+
+
 def is_within_reasoning(message: Message) -> bool:
     """Whether a message breaks off in its reasoning: there is some, and nothing else."""
-    has_reasoning = any(
-        isinstance(message.get(key), str) and message[key] for key in REASONING_KEYS
-    )
-    return has_reasoning and not message.get("content")
+    return bool(reasoning_of(message)) and not message.get("content")
 
 
 def _marked(content: Json, mark: str) -> Json:

@@ -98,7 +98,7 @@ class Intake:
         room = self._scheduler.limits.context_length
         most = room if request.max_tokens is None else min(room, len(tokens) + request.max_tokens)
         pieces = partial(self._pieces, form.shown) if form.shown else self._backend.detokenize
-        output = Output(pieces, request.stop, request.stop_tokens)
+        output = Output(pieces, request.stop, request.stop_tokens, form.ends)
         return Sequence(
             request, list(tokens), len(tokens), most, output, Clock(now), choice, self._order
         )

@@ -27,17 +27,22 @@ class Said:
 
 
 class Output:
-    """The text of one choice, without its stop strings and never with half a character."""
+    """The text of one choice, without its stop strings and never with half a character.
+
+    `ends` are texts that end it like `stop`, but are not named: nobody asked for them.
+    """
 
     def __init__(
         self,
         pieces: Callable[[Sequence[int]], bytes],
         stop: Sequence[str] = (),
         stop_tokens: Sequence[int] = (),
+        ends: Sequence[str] = (),
     ) -> None:
         self._pieces = pieces
         self._detokenizer = Detokenizer()
-        self._stops = StopStrings(stop)
+        self._stops = StopStrings([*stop, *ends])
+        self._ends = frozenset(ends) - frozenset(stop)
         self._stop_tokens = frozenset(stop_tokens)
 
     def feed(self, token: int, *, is_eog: bool) -> Said:
@@ -47,7 +52,8 @@ class Output:
             return Said(self.flush(), Ending("stop", stop))
         passed = self._stops.feed(self._detokenizer.feed(self._pieces([token])))
         if passed.stop is not None:
-            return Said(passed.text, Ending("stop", passed.stop))
+            named = None if passed.stop in self._ends else passed.stop
+            return Said(passed.text, Ending("stop", named))
         return Said(passed.text)
 
     def flush(self) -> str:

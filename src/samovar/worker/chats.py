@@ -20,7 +20,7 @@ from samovar.chat.renderer import Renderer
 from samovar.chat.replay import Prompt
 from samovar.chat.shapes import Family
 from samovar.chat.turn import Budget, TurnForm, shown_tokens
-from samovar.chat.unfinished import is_within_reasoning
+from samovar.chat.unfinished import is_within_reasoning, reasoning_of
 from samovar.errors import GrammarRejected, InvalidRequest
 from samovar.native.interface import Backend
 from samovar.native.lark import answer_text
@@ -39,6 +39,10 @@ class Chats:
         self._backend = backend
         self._renderer = renderer
         self._families: dict[str | None, Family] = {}
+        self.described: Family | None = None
+        """How the model writes, by what lies beside its file; None: as its template tells."""
+        self.ends: tuple[str, ...] = ()
+        """Texts that end an answer, where no token does."""
         self.replaying: Replaying | None = None
         """What remembers turns; None: every conversation is tokenized anew."""
 
@@ -74,6 +78,25 @@ class Chats:
         return self._prompt(chat, salt).tokens
 
     def _prompt(self, chat: Chat, salt: str) -> Prompt:
+        prompt = self._rendered(chat, salt)
+        last, before, family = chat.messages[-1], chat.messages[:-1], self._family(chat.family)
+        if not (chat.continues_last and is_within_reasoning(last) and before and family.reasoning):
+            return prompt
+        if is_reasoning_open(family, self._text(prompt.tokens)):
+            return prompt
+        # The template shows no reasoning that goes on: it is written behind a prompt for some.
+        asked = replace(chat, messages=before, continues_last=False, thinks=True)
+        prompt = self._rendered(asked, salt)
+        tokens = list(prompt.tokens)
+        if not starts_in_reasoning(family, self._text(tokens[-_TAIL:])):
+            tokens += self._tokenize(family.reasoning.open)
+        tokens += self._backend.tokenize(reasoning_of(last), add_special=False)
+        return replace(prompt, tokens=tokens)
+
+    def _tokenize(self, markers: str) -> list[int]:
+        return self._backend.tokenize(markers, add_special=False, parse_special=True)
+
+    def _rendered(self, chat: Chat, salt: str) -> Prompt:
         if self.replaying is not None:
             return self.replaying.prompt(chat, self._family(chat.family), salt)
         asked: dict[str, Any] = {
@@ -88,6 +111,8 @@ class Chats:
     # ---- reading ------------------------------------------------------------------------------
 
     def _family(self, name: str | None) -> Family:
+        if name is None and self.described is not None:
+            return self.described
         if name not in self._families:
             renderer = self._renderer
             source = None if renderer is None else renderer.source
@@ -106,9 +131,8 @@ class Chats:
         budget = None
         if chat.reasoning_tokens is not None and family.reasoning is not None:
             closing = family.reasoning.close.strip() + family.reasoning.after
-            ids = self._backend.tokenize(closing, add_special=False, parse_special=True)
-            budget = Budget(chat.reasoning_tokens, tuple(ids))
-        return TurnForm(family, tools, shown=shown, budget=budget)
+            budget = Budget(chat.reasoning_tokens, tuple(self._tokenize(closing)))
+        return TurnForm(family, tools, shown=shown, budget=budget, ends=self.ends)
 
     def _begun(self, chat: Chat, form: TurnForm, tokens: list[int]) -> TurnForm:
         """The form, with where in a turn its prompt ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from samovar import gguf
 from samovar.cache.machine.gauge import Reading, Resource
 from samovar.cache.opening import namespace_of, open_store
 from samovar.cache.store import BlockStore
+from samovar.chat.fallback import Fallback, fallback
 from samovar.chat.family import template_family
 from samovar.chat.prompt import request_renderer
 from samovar.chat.renderer import Renderer
@@ -26,6 +28,9 @@ from samovar.native.llama import LlamaBackend
 from samovar.native.model import ModelOptions
 from samovar.worker.chats import Chats
 from samovar.worker.replaying import open_replaying
+from samovar.worker.sidecar import family_beside
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -40,6 +45,8 @@ class Served:
     chats: Chats
     cache: CacheConfig | None = None
     """How the store is set; None: there is none."""
+    has_template: bool = True
+    """Whether the file has a template of its own; else one was chosen for it."""
     mapped_bytes: int = 0
     """Weights that are needed in the page cache."""
 
@@ -67,7 +74,8 @@ def load(
     """Load a model. Raises a SamovarError that says what is wrong and what to do."""
     backend = _open_llama(path, config, on_progress)
     try:
-        renderer = _renderer(backend)
+        instead = None if _has_template(backend) else _fallback(backend)
+        renderer = _renderer(backend, instead)
     except BaseException:
         backend.close()
         raise
@@ -75,6 +83,9 @@ def load(
     if renderer is not None:
         folder = None if served.store is None else served.store.folder
         served.chats.replaying = open_replaying(backend.vocabulary, renderer, folder)
+    served.has_template = instead is None and renderer is not None
+    served.chats.described = family_beside(Path(path))
+    served.chats.ends = () if instead is None else instead.ends
     served.mapped_bytes = backend.model.mapped_bytes
     return served
 
@@ -147,10 +158,29 @@ def _open_llama(
     return LlamaBackend.open(path, model=model, context=plan(header, wanted, config.kv_layout))
 
 
-def _renderer(backend: LlamaBackend) -> Renderer | None:
-    """What renders this model's conversations; None: the file has no template."""
-    source = backend.model.chat_template
-    if source is None or template_family(source) is None:  # a blank one is none
+def _has_template(backend: LlamaBackend) -> bool:
+    return template_family(backend.model.chat_template) is not None  # a blank one is none
+
+
+def _fallback(backend: LlamaBackend) -> Fallback | None:
+    """A template for a file without one; None: the model has no text to generate."""
+    if backend.state_kind is StateKind.NONE or not backend.vocabulary_size:
+        return None
+
+    def is_token(text: str) -> bool:
+        return len(backend.tokenize(text, add_special=False, parse_special=True)) == 1
+
+    found = fallback(is_token)
+    logger.info(
+        "the file carries no chat template; conversations are written as for %s", found.name
+    )
+    return found
+
+
+def _renderer(backend: LlamaBackend, instead: Fallback | None) -> Renderer | None:
+    """What renders this model's conversations; None: nothing can."""
+    source = backend.model.chat_template if instead is None else instead.source
+    if source is None or template_family(source) is None:
         return None
     vocabulary = backend.vocabulary
     bos, eos = vocabulary.bos, vocabulary.eos

@@ -144,7 +144,7 @@ class _Worker:
                 backend.num_sequences,
                 "lanes" if backend.num_cells is None else "pool",
                 backend.state_kind.value,
-                self._served.renderer is not None,
+                self._served.has_template,
                 load_seconds,
                 self._served.mapped_bytes,
             )

@@ -82,7 +82,7 @@ class Operations:
         if not text:
             raise InvalidRequest("the prompt is empty; give some text")
         backend.require_fits(text, backend.context_length)
-        if is_raw or self._served.renderer is None:
+        if is_raw or not self._served.has_template:
             tokens = backend.tokenize(text)
         else:
             said = text if isinstance(text, str) else text.decode("utf-8", "replace")
