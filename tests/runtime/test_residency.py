@@ -68,6 +68,46 @@ def test_a_model_is_unloaded_once_it_was_idle_for_long_enough(place: Place) -> N
     asyncio.run(main())
 
 
+def test_how_long_a_model_stays_can_be_said_of_each(place: Place) -> None:
+    async def main() -> None:
+        async with (
+            nothing_left_behind(),
+            Runtime(configured(keep_alive_seconds=0.3)) as runtime,
+        ):
+            await load(runtime, place, "kept")
+            runtime.keep("kept", None)
+            await load(runtime, place, "usual")
+            await load(runtime, place, "brief")
+            runtime.keep("brief", 0)
+            assert runtime.status()["kept"]["remaining_seconds"] is None
+            assert runtime.status()["brief"]["remaining_seconds"] < 0.3
+            await until(lambda: set(runtime.status()) == {"kept"})
+            with pytest.raises(ModelNotFound):
+                runtime.keep("brief", 1)
+
+            await load(runtime, place, "brief")  # what was said of it went with it
+            assert 0 < runtime.status()["brief"]["remaining_seconds"] <= 0.3
+            runtime.keep("kept", 0)
+            await until(lambda: not runtime.status())
+
+    asyncio.run(main())
+
+
+def test_a_model_that_is_not_to_stay_goes_where_models_stay_for_ever(place: Place) -> None:
+    async def main() -> None:
+        async with nothing_left_behind(), Runtime(configured()) as runtime:
+            await load(runtime, place, seconds=0.01)
+            good = request(1, max_tokens=100)
+            stream = listen(runtime, "a", good)
+            await stream.heard.at_least(1)
+            runtime.keep("a", 0)
+            await stream.done()  # whoever runs on it is not cut off
+            assert [(stream.heard.tokens, stream.heard.text)] == undisturbed(good)
+            await until(lambda: not runtime.status())
+
+    asyncio.run(main())
+
+
 def test_a_model_that_does_not_fit_is_tried_again_without_the_idle_ones(place: Place) -> None:
     async def main() -> None:
         async with nothing_left_behind(), Runtime(configured()) as runtime:

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_OPEN = 4096  # requests: the worker's own queue is shorter, this one also bridges a restart
 _CULPRIT = 2.0  # workers that died of a request, before it is refused
+_COMING_SECONDS = 0.25  # who asked for a model may need so long until the request is there
 _TRIED = 1.5  # of one that was tried beside others, which had been cleared: no proof
 
 
@@ -82,6 +83,8 @@ class Resident:
         self.described: ipc.Ready | None = None
         """What its first worker said of the model."""
         self.last_used = asyncio.get_running_loop().time()
+        self.keep_seconds = config.keep_alive_seconds
+        """How long it may be idle before it goes; None: for ever."""
         self.num_restarts = 0
 
     @property
@@ -93,6 +96,16 @@ class Resident:
     def is_up(self) -> bool:
         """Whether it serves, or will when its worker is there again."""
         return self._error is None and not self._is_unloading
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """How long it stays if nobody comes, 0 when it is about to go; None: for ever."""
+        if self.keep_seconds is None:
+            return None
+        seconds = max(self.keep_seconds, _COMING_SECONDS)
+        is_counted = self.is_idle and self.described is not None
+        idle = asyncio.get_running_loop().time() - self.last_used if is_counted else 0.0
+        return max(0.0, seconds - idle)
 
     @property
     def is_ready(self) -> bool:
@@ -109,6 +122,7 @@ class Resident:
             "progress": self._supervisor.progress,
             "open_requests": len(self._tickets),
             "restarts": self.num_restarts,
+            "remaining_seconds": self.remaining_seconds,
             "description": None if said is None else said.description,
             "context_length": None if said is None else said.context_length,
         }
@@ -122,7 +136,12 @@ class Resident:
         except SamovarError as error:
             self._error = error
             raise
+        self.touch()
         return self.described
+
+    def touch(self) -> None:
+        """It is wanted now: what it may be idle counts from here."""
+        self.last_used = asyncio.get_running_loop().time()
 
     async def unload(self, seconds: float | None = None) -> None:
         """Let what runs finish within a time, save, and free everything."""
@@ -149,7 +168,7 @@ class Resident:
         self._tickets[request.request_id] = ticket
         if request.timeout_seconds is not None:
             ticket.timer = loop.call_later(request.timeout_seconds, self._expire, ticket)
-        self.last_used = loop.time()
+        self.touch()
         self._send_what_may_go()
         return ticket
 
@@ -195,7 +214,7 @@ class Resident:
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        self.last_used = asyncio.get_running_loop().time()
+        self.touch()
         try:
             self._supervisor.send(ipc.Call(number, operation, arguments))
             return await future
@@ -252,7 +271,7 @@ class Resident:
         self._tickets.pop(ticket.request.request_id, None)
         if ticket.timer is not None:
             ticket.timer.cancel()
-        self.last_used = asyncio.get_running_loop().time()
+        self.touch()
 
     # ---- reports ------------------------------------------------------------------------------
 

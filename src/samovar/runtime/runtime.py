@@ -2,9 +2,10 @@
 
     generate(name, request) ──> an async iterator of events, the last of which is terminal
 
-Which models stay loaded: as many as `max_models`, each until it was idle for `keep_alive_seconds`.
-One more takes the place of the longest idle; a busy one is never taken away. A model that does not
-fit beside the others is tried again without the idle ones, the longest idle first.
+Which models stay loaded: as many as `max_models`, each until it was idle for `keep_alive_seconds`,
+or for as long as `keep` said of it. One more takes the place of the longest idle; a busy one is
+never taken away. A model that does not fit beside the others is tried again without the idle ones,
+the longest idle first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from samovar.runtime.supervisor import Spec
 from samovar.types import Event, Failed
 
 _LOOK_SECONDS = 1.0  # between two looks for models that were idle long enough
+_LEAST_SECONDS = 0.1  # the same, where models are hardly kept
 
 
 class Runtime:
@@ -74,14 +76,24 @@ class Runtime:
             spec = Spec(str(built_in or where), worker or WorkerConfig(), cache)
             await self._make_place()
             ready = await self._load(name, spec)
-        if self._keeper is None and self._config.keep_alive_seconds is not None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        self._start_keeper(self._config.keep_alive_seconds)
         return ready
+
+    def keep(self, name: str, seconds: float | None) -> None:
+        """How long a loaded model may be idle before it goes; None: for ever. Until it is unloaded.
+
+        Raises ModelNotFound.
+        """
+        self._resident(name).keep_seconds = seconds
+        self._start_keeper(seconds)
 
     def _ready(self, name: str) -> ipc.Ready | None:
         """What is known of a model that is there, or will be again without anybody's doing."""
         there = self._residents.get(name)
-        return there.described if there is not None and there.is_up else None
+        if there is None or not there.is_up:
+            return None
+        there.touch()
+        return there.described
 
     async def unload(self, name: str, seconds: float | None = None) -> None:
         """Free a model, after what runs has finished or the time is up. Raises ModelNotFound."""
@@ -147,15 +159,18 @@ class Runtime:
         if leaving is not None:
             await asyncio.shield(leaving)
 
+    def _start_keeper(self, seconds: float | None) -> None:
+        if self._keeper is None and seconds is not None and not self._is_closed:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
     async def _keep(self) -> None:
         """Free what nobody has used for long."""
-        patience = self._config.keep_alive_seconds
-        assert patience is not None
+        usual = self._config.keep_alive_seconds
+        pause = _LOOK_SECONDS if usual is None else min(_LOOK_SECONDS, max(usual, _LEAST_SECONDS))
         while True:
-            await asyncio.sleep(min(_LOOK_SECONDS, patience))
-            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(pause)
             for name, one in list(self._residents.items()):
-                if one.is_idle and one.described is not None and now - one.last_used > patience:
+                if one.is_idle and one.described is not None and one.remaining_seconds == 0:
                     await self._drop(name)
 
     def _resident(self, name: str) -> Resident:
