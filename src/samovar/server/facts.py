@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,9 +58,15 @@ class FactsReader:
         """What is known of a file, under a name."""
         return replace((await self._get(file)).facts, name=name)
 
-    async def metadata(self, file: Path) -> Mapping[str, Any]:
-        """The metadata by key, as JSON can hold it: None for long arrays; nothing for bad files."""
-        return (await self._get(file)).metadata
+    async def metadata(self, file: Path, *, is_whole: bool = False) -> Mapping[str, Any]:
+        """The metadata by key, as JSON can hold it. Empty for a file that cannot be read.
+
+        Of long arrays, such as vocabularies, None, unless it is to be whole; then it is read anew.
+        """
+        if not is_whole:
+            return (await self._get(file)).metadata
+        async with self._lock:
+            return await asyncio.to_thread(_whole, file)
 
     async def _get(self, file: Path) -> _Known:
         async with self._lock:  # one at a time: many at once would only wait for the same disk
@@ -115,13 +122,20 @@ def _facts(header: gguf.Header) -> ModelFacts:
     )
 
 
-def _plain(header: gguf.Header) -> dict[str, Any]:
+def _whole(file: Path) -> dict[str, Any]:
+    try:
+        return _plain(gguf.read_header(file), sys.maxsize)
+    except SamovarError:
+        return {}
+
+
+def _plain(header: gguf.Header, most: int = _MOST_ARRAY) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in header.metadata.items():
         ref = header.array_ref(key)
         if ref is None:
             found[key] = value.value
-        elif ref.count > _MOST_ARRAY:
+        elif ref.count > most:
             found[key] = None
         else:
             array = header.array(key)
