@@ -345,6 +345,11 @@ def test_headers_are_not_asked_for(server: str) -> None:
     assert httpx.post(f"{server}/v1/messages", json=fields, headers=beta, timeout=60).is_success
 
 
+def test_what_agents_report_of_their_use_goes_nowhere(server: str) -> None:
+    answered = httpx.post(f"{server}/api/event_logging/batch", json={"events": []})
+    assert (answered.status_code, answered.content) == (204, b"")
+
+
 def test_the_beta_client_is_served_too(client: Anthropic) -> None:
     message = client.beta.messages.create(
         model=MODEL,

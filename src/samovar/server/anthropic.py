@@ -25,24 +25,26 @@ from samovar.types import Failed
 
 router = APIRouter(tags=["Anthropic"])
 
+Models = Annotated[Served, Depends(served)]
+Asker = Annotated[Caller, Depends(caller)]
 
 _RENDERED = ("messages", "tools", "thinks", "variables", "continues_last", "replays", "volatile")
 """Fields of a Chat that its prompt depends on."""
 
 
-async def signer(request: Request) -> Signer:
-    """What signs thinking here; for `Depends`."""
+async def signer(request: Request, models: Models) -> Signer:
+    """What signs thinking here; for `Depends`. Its key lies where the first model's cache does."""
     state = request.app.state
     if not hasattr(state, "signer"):
-        key = await asyncio.to_thread(signing_key, default_cache_directory())
+        caches = [models.model(name).cache for name in models.names()]
+        places = [cache.directory for cache in caches if cache is not None]
+        key = await asyncio.to_thread(signing_key, (places or [default_cache_directory()])[0])
         if not hasattr(state, "signer"):  # nobody else was faster
             state.signer = Signer(key)
     found: Signer = state.signer
     return found
 
 
-Models = Annotated[Served, Depends(served)]
-Asker = Annotated[Caller, Depends(caller)]
 Signs = Annotated[Signer, Depends(signer)]
 
 
@@ -89,6 +91,12 @@ async def batches(request: Request, asker: Asker) -> Response:
     """There are none; what a batch would hold can be sent all at once, and waits for its turn."""
     text = "there are no batches; send the requests as they are: they are computed side by side"
     return respond_failure(failure(Failed(_request_id(request, asker), "not_found", text)))
+
+
+@router.post("/api/event_logging/{rest:path}", include_in_schema=False)
+async def event_logging() -> Response:
+    """What Claude Code tells of its use goes nowhere; after a 404 it would try again and again."""
+    return Response(status_code=204)
 
 
 def _request_id(request: Request, asker: Caller) -> str:
