@@ -19,6 +19,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import xxhash
@@ -31,7 +32,7 @@ _MAGIC = b"SAMOTURN"
 _SIZE = 4
 _HEAD = len(_MAGIC) + _SIZE + 8
 _MAX_RECORD = 2**22  # bytes: a turn of a million tokens; a larger length is damage
-_ORDER = "little"
+_ORDER: Final = "little"
 
 
 class TurnRecord(msgspec.Struct, frozen=True, tag="turn", array_like=True):

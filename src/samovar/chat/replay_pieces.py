@@ -75,7 +75,7 @@ class Pieces:
                     is_first = False
             else:
                 tokens += segment
-                is_first = False
+            is_first = False
         return tokens
 
     def _cut(self, segment: Segment) -> list[str]:
