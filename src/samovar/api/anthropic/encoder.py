@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from samovar.api.anthropic.answer import AnswerTo, Place, new_call_id, piece_of
+from samovar.api.anthropic.answer import TEXT, AnswerTo, Place, new_call_id, piece_of
 from samovar.api.anthropic.ending import stop_of, usage_of
 from samovar.api.anthropic.failures import error
 from samovar.api.anthropic.signing import Signature, Signer
 from samovar.api.wire import SSE
-from samovar.types import Event, Failed, Finished, ReasoningDelta, ToolCallDelta
+from samovar.types import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -52,6 +52,8 @@ class MessagesEncoder:
 
     def feed(self, event: Event) -> bytes:
         """See Encoder."""
+        if type(event) is TextDelta and self._place is TEXT and event.text and not event.choice:
+            return self._head + _encode(event.text) + _TAIL  # nearly all there are
         if isinstance(event, Failed):
             return frame("error", error(event, self._answer.request_id))
         if isinstance(event, Finished):
