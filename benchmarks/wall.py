@@ -1,9 +1,11 @@
 """What the wall between processes costs: first tokens, throughput, deaths, long prompts.
 
-    python -m benchmarks.wall [first throughput events death tokenizing] [--model FILE] [--runs 5]
+    python -m benchmarks.wall [first throughput events death tokenizing loading]
+        [--model FILE] [--runs 5] [--peers DIR]
 
 Prints one JSON object a measurement. `first`, `throughput` and `events` use the backend without
-weights, in process and behind the wall in turn; `death` and `tokenizing` need a model.
+weights, in process and behind the wall in turn; the others need a model. `loading` compares with
+the `llama-bench` in DIR, if there is one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.measure import FREE, Others, Report, prompt, rounded
+from samovar import models
 from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
 from samovar.engine.engine import Engine
 from samovar.native.interface import Aborted, NoRoom, Row, Stepped
@@ -269,6 +273,37 @@ async def _times(runtime: Runtime) -> list[float]:
         return found
 
 
+async def loading(args: argparse.Namespace) -> Report:
+    """Seconds until a model can be asked: its process with all of Python, and what loads within.
+
+    Of llama-bench, the whole run that computes one token, which it does not time itself.
+    """
+    whole, within, peer = [], [], []
+    for _ in range(args.runs):
+        async with Runtime(_USUAL) as runtime:
+            worker = WorkerConfig(context_length=512, num_sequences=1, threads=args.threads)
+            began = time.perf_counter()
+            ready = await runtime.load("m", args.model, worker)
+            whole.append(time.perf_counter() - began)
+            within.append(ready.load_seconds)
+        if args.peers is not None:
+            peer.append(_bench_seconds(args))
+    found: Report = {
+        "process_and_load_seconds": rounded(statistics.median(whole)),
+        "load_seconds": rounded(statistics.median(within)),
+    }
+    return {**found, **({"llama_bench_seconds": rounded(statistics.median(peer))} if peer else {})}
+
+
+def _bench_seconds(args: argparse.Namespace) -> float:
+    path = models.path_of(args.model) or args.model
+    command = [args.peers / "llama-bench", "-m", path, "-p", "1", "-n", "0", "-r", "1"]
+    command += ["--no-warmup", *(["-t", str(args.threads)] if args.threads else [])]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
 def _worst(times: Sequence[Sequence[float]], began: float, ended: float) -> float:
     gaps = [
         after - before
@@ -279,7 +314,7 @@ def _worst(times: Sequence[Sequence[float]], began: float, ended: float) -> floa
     return max(gaps)
 
 
-COMMANDS = {one.__name__: one for one in (first, throughput, events, death, tokenizing)}
+COMMANDS = {one.__name__: one for one in (first, throughput, events, death, tokenizing, loading)}
 
 
 def main() -> None:
@@ -288,7 +323,8 @@ def main() -> None:
         raise SystemExit(int(serve(int(sys.argv[2]), _load)))
     line = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     line.add_argument("what", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
-    line.add_argument("--model", help="A GGUF file, for death and tokenizing.")
+    line.add_argument("--model", help="A GGUF file, for death, tokenizing and loading.")
+    line.add_argument("--peers", type=Path, metavar="DIR", help="Where llama-bench is.")
     line.add_argument("--runs", type=int, default=5)
     line.add_argument("--tokens", type=int, default=300, help="Of each sequence.")
     line.add_argument("--prompt", type=int, default=2000, help="Tokens, for death.")
@@ -296,7 +332,7 @@ def main() -> None:
     line.add_argument("--seconds", type=float, default=5.0, help="To look at streams alone.")
     args = line.parse_args()
     for name in args.what:
-        if args.model is None and name in ("death", "tokenizing"):
+        if args.model is None and name in ("death", "tokenizing", "loading"):
             continue
         others = Others()
         report = asyncio.run(COMMANDS[name](args))

@@ -16,7 +16,7 @@ from tests.conftest import Models
 WHILE_LOADING_MODULES = """
 class Finder:
     def find_spec(self, name, path, target=None):
-        if name == "numpy":
+        if name == "asyncio":
             interrupt()
 sys.meta_path.insert(0, Finder())
 """
@@ -29,13 +29,20 @@ logging.getLogger().addHandler(Handler())
 logging.getLogger("samovar").setLevel(logging.DEBUG)
 """
 WHILE_GENERATING = """
-from samovar.cli import inprocess
-advance = inprocess._advance
-def interrupted(*args):
-    os.kill(os.getpid(), signal.SIGINT)
-    args[-1].wait(30)  # for the cancellation
-    return advance(*args)
-inprocess._advance = interrupted
+import asyncio
+from samovar.runtime.runtime import Runtime
+generate, cancel = Runtime.generate, Runtime.cancel
+cancelled = asyncio.Event()
+def noted(self, *args):
+    cancel(self, *args)
+    cancelled.set()
+async def interrupted(self, *args):
+    async for event in generate(self, *args):
+        if not cancelled.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            await cancelled.wait()
+        yield event
+Runtime.generate, Runtime.cancel = interrupted, noted
 """
 DRIVER = """
 import logging, os, signal, sys, time
@@ -63,11 +70,13 @@ def test_control_c_before_anything_is_generated_ends_the_command(
 
 def test_control_c_while_generating_reports_what_there_is(models: Models) -> None:
     argv = [sys.executable, "-c", DRIVER.replace("@", WHILE_GENERATING)]
-    argv += ["run", str(models()), "Once", "--json", "--max-tokens", "100"]
+    argv += ["run", str(models(context_length=8192)), "Once", "--json", "--raw"]
     done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, b"")
     found = json.loads(done.stdout)
-    assert (found["finish_reason"], found["tokens"]) == ("cancelled", [])
+    assert found["finish_reason"] == "cancelled"
+    assert 0 < len(found["tokens"]) < 8000
+    assert found["usage"]["completion_tokens"] == len(found["tokens"])
 
 
 STUCK = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from samovar import gguf
-from samovar.cli.inprocess import template_family
+from samovar.chat.family import template_family
 from tests.conftest import scaled
 from tests.models.conftest import Answer, Samovar
 from training import exams, scoring

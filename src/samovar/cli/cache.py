@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from samovar.cli import inprocess
+from samovar.cache.house import Directory, House
+from samovar.cache.opening import disk_budget
 from samovar.cli.cache_input import cache_config
 from samovar.cli.cache_prompts import explain, pin, unpin, warm
 from samovar.cli.output import print_json, size
@@ -44,9 +45,9 @@ for _command in (warm, explain, pin, unpin):
 def list_(*, cache_dir: Path | None, as_json: bool) -> None:
     """List what is kept, by model and settings: a namespace each."""
     config = cache_config(cache_dir)
-    house = inprocess.House(config.directory)
+    house = House(config.directory)
     found = [_facts(house, one) for one in house.directories()]
-    budget = inprocess.disk_budget(config)
+    budget = disk_budget(config)
     used = sum(one["bytes"] for one in found)
     if as_json:
         print_json(
@@ -77,7 +78,7 @@ def check(
 
     NAMESPACE is the beginning of a name that `samovar cache ls` shows. Default: all of them.
     """
-    house = inprocess.House(cache_config(cache_dir).directory)
+    house = House(cache_config(cache_dir).directory)
     found: list[dict[str, Any]] = []
     for one in _chosen(house, namespace):
         checked = house.check(one, deep=deep, repairs=repair)
@@ -112,7 +113,7 @@ def prune(
     """
     if sum(given is not None for given in (namespace, days, most)) > 1:
         raise InvalidRequest("give a NAMESPACE, --days or --bytes, not several of them")
-    house = inprocess.House(cache_config(cache_dir).directory)
+    house = House(cache_config(cache_dir).directory)
     house.sweep()
     if most is not None:
         freed = house.shrink(_bytes(most))
@@ -134,7 +135,7 @@ def prune(
 @_directory_option
 def clear(*, namespace: str | None, yes: bool, cache_dir: Path | None) -> int:
     """Delete everything, or one NAMESPACE, what is pinned included."""
-    house = inprocess.House(cache_config(cache_dir).directory)
+    house = House(cache_config(cache_dir).directory)
     house.sweep()
     found = _chosen(house, namespace)
     if not found:
@@ -157,7 +158,7 @@ def clear(*, namespace: str | None, yes: bool, cache_dir: Path | None) -> int:
 # ---- which ------------------------------------------------------------------------------------
 
 
-def _chosen(house: inprocess.House, prefix: str | None) -> list[inprocess.Directory]:
+def _chosen(house: House, prefix: str | None) -> list[Directory]:
     """The one namespace whose name begins so; all of them without a prefix."""
     if prefix is not None and not re.fullmatch("[0-9a-f]{1,32}", prefix):
         raise InvalidRequest(
@@ -171,7 +172,7 @@ def _chosen(house: inprocess.House, prefix: str | None) -> list[inprocess.Direct
     return found
 
 
-def _delete(house: inprocess.House, one: inprocess.Directory) -> None:
+def _delete(house: House, one: Directory) -> None:
     if one.num_pins:
         raise InvalidRequest(
             f"{one.name[:_SHOWN_DIGITS]} has pinned prompts: unpin them, or use `samovar cache"
@@ -186,7 +187,7 @@ def _in_use(names: str) -> str:
     return f"{names} is in use by a process, or may not be deleted: try again when it has ended"
 
 
-def _list_deleted(gone: list[inprocess.Directory]) -> None:
+def _list_deleted(gone: list[Directory]) -> None:
     for one in gone:
         sys.stdout.write(f"deleted {one.name[:_SHOWN_DIGITS]} ({size(one.used_bytes)})\n")
     if not gone:
@@ -213,7 +214,7 @@ def _bytes(text: str) -> int:
 _HEAD = ("NAMESPACE", "MODEL", "SIZE", "BLOCKS", "TOKENS", "PINS", "LAST USED")
 
 
-def _facts(house: inprocess.House, one: inprocess.Directory) -> dict[str, Any]:
+def _facts(house: House, one: Directory) -> dict[str, Any]:
     contents, namespace = house.contents(one), house.namespace(one)
     return {
         "namespace": one.name,

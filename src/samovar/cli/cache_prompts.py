@@ -7,23 +7,23 @@ any of it.
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from samovar.cli import inprocess
+from samovar.cli import opened
 from samovar.cli.cache_input import cache_config, read_file
 from samovar.cli.input import model_path, read_adapter, read_messages, read_text
-from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt
+from samovar.cli.interrupt import INTERRUPTED
+from samovar.cli.opened import Opened
 from samovar.cli.output import print_json
 from samovar.cli.streams import complain
-from samovar.errors import InvalidRequest
-from samovar.types import DivergenceReason
+from samovar.errors import InvalidRequest, from_code
+from samovar.types import DivergenceReason, Failed, GenerateRequest, Message
 
 _T = TypeVar("_T")
 
@@ -84,29 +84,35 @@ def warm(**options: Any) -> int:  # noqa: ANN401 - click hands over what it pars
 
     The exit code is 1 when not all of it could be kept.
     """
-    asked, cancelled = PromptOptions(**options), threading.Event()
-    with _opened(asked) as (served, tokens):
-
-        def cancel() -> None:
-            cancelled.set()
-            served.backend.abort()
-
-        undo = act_on_interrupt(cancel)
-        try:
-            found = inprocess.warm(served, tokens, cancelled)
-        finally:
-            undo()
-    if cancelled.is_set():
+    asked = PromptOptions(**options)
+    found = opened.run(_warm(asked))
+    if found is None:
         return INTERRUPTED
-    kept = found.divergence.position
+    total, kept = found["prompt_tokens"], found["divergence"]["position"]
     if asked.as_json:
-        print_json({"prompt_tokens": found.prompt_tokens, "kept_tokens": kept})
+        print_json({"prompt_tokens": total, "kept_tokens": kept})
     else:
-        sys.stdout.write(f"{kept} of {found.prompt_tokens} tokens are kept\n")
-    if kept == found.prompt_tokens:
+        sys.stdout.write(f"{kept} of {total} tokens are kept\n")
+    if kept == total:
         return 0
-    complain(_why_not(found))
+    complain(_why_not(found["divergence"]["reason"]))
     return 1
+
+
+async def _warm(asked: PromptOptions) -> dict[str, Any] | None:
+    """What a request would find of the prompt, now that it is durable; None: interrupted."""
+    async with _opened(asked) as (model, prompt):
+        await model.ask("cache_explain", **prompt)  # whether there is a cache, before any work
+        tokens, adapters = tuple(prompt["tokens"]), prompt["adapters"]
+        request = GenerateRequest("warm", tokens, adapters=adapters, prefill_only=True)
+        async for event in model.events(request):
+            if isinstance(event, Failed) and not model.is_cancelled:
+                raise from_code(event.code, event.message)
+        if model.is_cancelled:
+            return None
+        await model.ask("cache_flush")
+        found: dict[str, Any] = await model.ask("cache_explain", **prompt)
+        return found
 
 
 @click.command()
@@ -114,27 +120,17 @@ def warm(**options: Any) -> int:  # noqa: ANN401 - click hands over what it pars
 def explain(**options: Any) -> None:  # noqa: ANN401
     """Say how much of PROMPT (default: standard input) would not be computed, and why no more."""
     asked = PromptOptions(**options)
-    with _opened(asked) as (served, tokens):
-        found = inprocess.look(served, tokens)
-    cached, divergence = found.cached, found.divergence
-    by_tier = {"memory": cached.memory, "shm": cached.shm, "disk": cached.disk}
-    computed = found.prompt_tokens - cached.total
+    found, _ = opened.run(_about("cache_explain", asked))
     if asked.as_json:
-        print_json(
-            {
-                "prompt_tokens": found.prompt_tokens,
-                "cached_tokens": by_tier,
-                "computed_tokens": computed,
-                "divergence": {"position": divergence.position, "reason": divergence.reason},
-            }
-        )
+        print_json(found)
         return
-    lines = [f"prompt of {found.prompt_tokens} tokens"]
-    lines += [f"{count} from {tier}" for tier, count in by_tier.items() if count]
-    lines.append(f"{computed} to compute")
+    lines = [f"prompt of {found['prompt_tokens']} tokens"]
+    lines += [f"{count} from {tier}" for tier, count in found["cached_tokens"].items() if count]
+    lines.append(f"{found['computed_tokens']} to compute")
     sys.stdout.write("; ".join(lines) + "\n")
-    where = "" if divergence.reason in ("none", "short") else f"from token {divergence.position}: "
-    sys.stdout.write(f"{where}{_WORDS[divergence.reason]}\n")
+    position, reason = found["divergence"]["position"], found["divergence"]["reason"]
+    where = "" if reason in ("none", "short") else f"from token {position}: "
+    sys.stdout.write(f"{where}{_WORDS[reason]}\n")
 
 
 @click.command()
@@ -142,11 +138,10 @@ def explain(**options: Any) -> None:  # noqa: ANN401
 def pin(**options: Any) -> None:  # noqa: ANN401
     """Keep what is there of PROMPT (default: standard input), whatever else has to go."""
     asked = PromptOptions(**options)
-    with _opened(asked) as (served, tokens):
-        count = inprocess.pin(served, tokens)
+    count, total = opened.run(_about("cache_pin", asked))
     if not count:
         raise InvalidRequest("nothing of this prompt is kept: `samovar cache warm` it first")
-    _report("pinned", count, len(tokens), as_json=asked.as_json)
+    _report("pinned", count, total, as_json=asked.as_json)
 
 
 @click.command()
@@ -154,45 +149,50 @@ def pin(**options: Any) -> None:  # noqa: ANN401
 def unpin(**options: Any) -> None:  # noqa: ANN401
     """Let PROMPT (default: standard input) go again when its room is needed."""
     asked = PromptOptions(**options)
-    with _opened(asked) as (served, tokens):
-        count = inprocess.unpin(served, tokens)
+    count, total = opened.run(_about("cache_unpin", asked))
     if not count:
         raise InvalidRequest("no beginning of this prompt is pinned")
-    _report("unpinned", count, len(tokens), as_json=asked.as_json)
+    _report("unpinned", count, total, as_json=asked.as_json)
 
 
-@contextmanager
-def _opened(options: PromptOptions) -> Iterator[tuple[inprocess.Served, list[int]]]:
-    """The model as `samovar run` opens it, and the tokens of the prompt."""
+async def _about(operation: str, asked: PromptOptions) -> tuple[Any, int]:
+    """What the cache answers about the prompt, and how many tokens that has."""
+    async with _opened(asked) as (model, prompt):
+        return await model.ask(operation, **prompt), len(prompt["tokens"])
+
+
+@asynccontextmanager
+async def _opened(options: PromptOptions) -> AsyncIterator[tuple[Opened, dict[str, Any]]]:
+    """The model as `samovar run` opens it, and the prompt as its cache is asked about it."""
+    prompt = _prompt(options)
+    adapters = [read_adapter(each) for each in options.lora]
+    worker = opened.worker_config(
+        ctx_size=options.ctx_size,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        adapters=adapters,
+    )
+    async with opened.opened(options.model, worker, cache_config(options.cache_dir)) as model:
+        if isinstance(prompt, bytes):
+            tokens = await model.ask("encode", text=prompt, is_raw=options.raw)
+        else:
+            tokens = await model.ask("render", messages=prompt)
+        yield model, {"tokens": tokens, "adapters": opened.scaled(adapters)}
+
+
+def _prompt(options: PromptOptions) -> bytes | list[Message]:
+    """Text, or a conversation. Raises InvalidRequest."""
     if sum(given is not None for given in (options.prompt, options.messages, options.file)) > 1:
         raise InvalidRequest("give a PROMPT, --messages or --file, not several of them")
-    if options.ctx_size < 0 or options.threads < 0:
-        raise InvalidRequest("--ctx-size and --threads must be positive")
-    messages = None if options.messages is None else read_messages(options.messages)
-    text = b""
+    if options.messages is not None:
+        return read_messages(options.messages)
     if options.file is not None:
-        text = read_file(options.file)
-    elif messages is None:
-        text = read_text(options.prompt, "prompt")
-    config = cache_config(options.cache_dir)
-    with (
-        inprocess.open_model(
-            options.model,
-            context_length=options.ctx_size,
-            threads=options.threads,
-            gpu_layers=options.gpu_layers,
-            proves_state=True,
-        ) as backend,
-        inprocess.serve(backend, [read_adapter(each) for each in options.lora], config) as served,
-    ):
-        if messages is None:
-            yield served, inprocess.encode_prompt(backend, text, is_raw=options.raw)
-        else:
-            yield served, inprocess.encode_messages(backend, messages)
+        return read_file(options.file)
+    return read_text(options.prompt, "prompt")
 
 
-def _why_not(found: inprocess.Outlook) -> str:
-    if found.divergence.reason == "short":
+def _why_not(reason: str) -> str:
+    if reason == "short":
         return "prompts as short as this are not kept: give a longer one"
     return "the rest could not be kept: see whether the disk is full, or the budget too small"
 

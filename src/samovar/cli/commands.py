@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 
 import click
 
-from samovar.cli.cache import cache
-from samovar.cli.doctor import doctor
-from samovar.cli.embed import embed
-from samovar.cli.info import info
-from samovar.cli.run import run
-from samovar.cli.text import detokenize, tokenize
+from samovar.ipc.logs import LLAMA
 from samovar.version import __version__
 
+_MODULES = {
+    "run": "run",
+    "serve": "serve",
+    "tokenize": "text",
+    "detokenize": "text",
+    "embed": "embed",
+    "info": "info",
+    "cache": "cache",
+    "doctor": "doctor",
+}
+"""By command: the module of this package that has it."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Loads a command when it is called: most of what the others import takes longer than it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See click.Group."""
+        return [*_MODULES, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click.Group."""
+        module = _MODULES.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(import_module(f"samovar.cli.{module}"), cmd_name)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="samovar")
 @click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
 def samovar(*, verbose: bool) -> None:
     """Run GGUF models with llama.cpp and keep prompts hot."""
     _configure_logging(verbose=verbose)
-
-
-for _command in (run, tokenize, detokenize, embed, info, cache, doctor):
-    samovar.add_command(_command)
 
 
 def _configure_logging(*, verbose: bool) -> None:
@@ -39,4 +59,4 @@ def _configure_logging(*, verbose: bool) -> None:
         format="samovar: %(levelname)s: %(message)s",
     )
     if not verbose:
-        logging.getLogger("samovar.llama").setLevel(logging.CRITICAL + 1)
+        logging.getLogger(LLAMA).setLevel(logging.CRITICAL + 1)

@@ -6,13 +6,12 @@ import os
 import platform
 import stat
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from samovar.cli import inprocess
+from samovar.cli.inquiry import inquire
 from samovar.cli.output import print_json, size
 from samovar.version import __version__
 
@@ -35,20 +34,14 @@ def doctor(*, as_json: bool) -> int:
 
 
 def _findings() -> dict[str, dict[str, Any]]:
-    native = inprocess.describe_library()
-    free = inprocess.free_memory()
+    native = inquire("installation")
+    free = native["free_memory"]
     return {
         "samovar": {"version": __version__, "python": platform.python_version()},
-        "library": {
-            "version": native.version,
-            "path": str(native.path),
-            "features": native.features,
-            "gpu": native.supports_gpu,
-            "state_version": native.state_version,
-        },
+        "library": native["library"],
         "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
         "memory": {"free": "unknown" if free is None else size(free)},
-        "probe": asdict(inprocess.probe_library()),
+        "probe": native["probe"],
         "directories": _directories(),
     }
 

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from samovar import gguf
-from samovar.cli import inprocess
 from samovar.cli.input import model_path
+from samovar.cli.inquiry import inquire
 from samovar.cli.output import print_json, size
 from samovar.gguf.show import shown
 
@@ -55,7 +55,7 @@ def _facts(header: gguf.Header) -> dict[str, Any]:
 
 
 def _model_facts(header: gguf.Header) -> dict[str, Any]:
-    template = header.chat_template
+    found = inquire("describe", path=str(header.path))
     kv = gguf.kv_bytes_per_token(header)
     return {
         "context_length": header.n_ctx_train,
@@ -64,11 +64,11 @@ def _model_facts(header: gguf.Header) -> dict[str, Any]:
         "heads": header.n_head,
         "kv_heads": header.n_head_kv,
         "sliding_window": header.sliding_window,
-        "state_kind": inprocess.read_state_kind(str(header.path)).value,
+        "state_kind": found["state_kind"],
         "kv_bytes_per_token": kv.full + kv.windowed,
         "weights_bytes": gguf.weights_bytes(header),
         "pooling": header.pooling,
-        "chat_template": None if template is None else inprocess.template_family(template),
+        "chat_template": found["chat_template"],
     }
 
 

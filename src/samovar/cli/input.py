@@ -11,7 +11,6 @@ import msgspec
 
 from samovar import models
 from samovar.errors import InvalidRequest, ModelNotFound
-from samovar.gguf.show import shown
 from samovar.types import Message
 
 MAX_MEBIBYTES = 64
@@ -100,7 +99,7 @@ def model_path(text: str) -> str:
     if os.sep in text or _exists(text):
         return text
     raise ModelNotFound(
-        f"{shown(text)} is neither a file nor a built-in name: give a path, or one of"
+        f"{text[:200]} is neither a file nor a built-in name: give a path, or one of"
         f" {', '.join(models.names())}"
     )
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from samovar.cli import inprocess
+from samovar.cli import opened
+from samovar.cli.generation import Generation
 from samovar.cli.input import (
     model_path,
     read_adapter,
@@ -21,11 +19,11 @@ from samovar.cli.input import (
     read_messages,
     read_text,
 )
-from samovar.cli.interrupt import INTERRUPTED, act_on_interrupt, leave
+from samovar.cli.interrupt import INTERRUPTED
 from samovar.cli.output import print_json, write_text
 from samovar.config import CacheConfig
 from samovar.errors import InvalidRequest
-from samovar.types import Cached, SamplingParams
+from samovar.types import GenerateRequest, Message, SamplingParams, TextDelta
 
 logger = logging.getLogger(__name__)
 
@@ -87,43 +85,55 @@ def _run(options: RunOptions) -> int:
     messages = None if options.messages is None else read_messages(options.messages)
     if messages is not None and options.prompt is not None:
         raise InvalidRequest("give a PROMPT or --messages, not both")
-    prompt = read_text(options.prompt, "prompt") if messages is None else ""
+    prompt: bytes | list[Message] = messages or []
+    if messages is None:
+        prompt = _required(read_text(options.prompt, "prompt"))
     params = _params(options)
     if options.max_tokens is not None and options.max_tokens < 1:
         raise InvalidRequest("--max-tokens must be 1 or more")
-    if options.ctx_size < 0 or options.threads < 0:
-        raise InvalidRequest("--ctx-size and --threads must be positive")
-    adapters = [read_adapter(text) for text in options.lora]
-    started = time.monotonic()
-    with (
-        inprocess.open_model(
-            options.model,
-            context_length=options.ctx_size,
-            threads=options.threads,
-            gpu_layers=options.gpu_layers,
-            proves_state=not options.no_cache,
-        ) as backend,
-        inprocess.serve(backend, adapters, _cache(options)) as served,
-    ):
-        load_seconds = time.monotonic() - started
-        if messages is None:
-            tokens = inprocess.encode_prompt(backend, prompt, is_raw=options.raw)
-        else:
-            tokens = inprocess.encode_messages(backend, messages)
-        with _cancellable(backend.abort) as cancelled:
-            answer = inprocess.generate(
-                served,
-                tokens,
-                params,
-                max_tokens=options.max_tokens,
-                on_text=(lambda _: None) if options.as_json else write_text,
-                cancelled=cancelled,
-            )
-    answer.timings.load_seconds = load_seconds
+    answer = opened.run(_answer(options, prompt, params))
     _report(answer, as_json=options.as_json)
     if options.stats:
         click.echo(_stats(answer), err=True)
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
+
+
+def _required(prompt: bytes) -> bytes:
+    if not prompt:
+        raise InvalidRequest("the prompt is empty; give some text")
+    return prompt
+
+
+async def _answer(
+    options: RunOptions, prompt: bytes | list[Message], params: SamplingParams
+) -> Generation:
+    adapters = [read_adapter(text) for text in options.lora]
+    worker = opened.worker_config(
+        ctx_size=options.ctx_size,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        adapters=adapters,
+    )
+    started = time.monotonic()
+    async with opened.opened(options.model, worker, _cache(options)) as model:
+        load_seconds = time.monotonic() - started
+        if isinstance(prompt, bytes):
+            tokens = await model.ask("encode", text=prompt, is_raw=options.raw)
+        else:
+            tokens = await model.ask("render", messages=prompt)
+        answer = Generation(len(tokens), load_seconds=load_seconds)
+        request = GenerateRequest(
+            "run",
+            tuple(tokens),
+            sampling=params,
+            max_tokens=options.max_tokens,
+            adapters=opened.scaled(adapters),
+        )
+        async for event in model.events(request):
+            answer.take(event)
+            if isinstance(event, TextDelta) and event.text and not options.as_json:
+                write_text(event.text)
+    return answer
 
 
 def _cache(options: RunOptions) -> CacheConfig | None:
@@ -150,33 +160,12 @@ def _params(options: RunOptions) -> SamplingParams:
     )
 
 
-@contextmanager
-def _cancellable(abort: Callable[[], None]) -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a cancellation that takes effect inside the running decode call.
-
-    A second one ends the process: the first may be waiting for a reader that takes nothing.
-    """
-    cancelled = threading.Event()
-
-    def cancel() -> None:
-        if cancelled.is_set():
-            leave()
-        cancelled.set()
-        abort()
-
-    undo = act_on_interrupt(cancel)
-    try:
-        yield cancelled
-    finally:
-        undo()
-
-
-def _report(answer: inprocess.Generation, *, as_json: bool) -> None:
+def _report(answer: Generation, *, as_json: bool) -> None:
     if not as_json:
         write_text("\n")
         return
     count = len(answer.tokens)
-    cached = Cached() if answer.usage is None else answer.usage.cached
+    cached = answer.usage.cached
     usage = {
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": count,
@@ -196,15 +185,14 @@ def _report(answer: inprocess.Generation, *, as_json: bool) -> None:
             "finish_reason": answer.finish_reason,
             "seed": answer.seed,
             "usage": usage,
-            "timings": {name: round(value, 6) for name, value in asdict(answer.timings).items()},
+            "timings": {name: round(value, 6) for name, value in answer.timings.items()},
         }
     )
 
 
-def _stats(answer: inprocess.Generation) -> str:
+def _stats(answer: Generation) -> str:
     """One line for people: what was restored, what was computed, and how long each took."""
-    timings = answer.timings
-    cached = 0 if answer.usage is None else answer.usage.cached.total
+    timings, cached = answer.usage.timings, answer.usage.cached.total
     parts = [f"prompt of {answer.prompt_tokens} tokens"]
     if cached:
         parts.append(f"{cached} restored in {timings.restore_seconds * 1000:.1f} ms")

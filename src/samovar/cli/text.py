@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from samovar.cli import inprocess
 from samovar.cli.input import model_path, read_text
+from samovar.cli.inquiry import inquire
 from samovar.cli.output import print_json, write_bytes
 from samovar.errors import InvalidRequest
 
@@ -30,10 +30,9 @@ def tokenize(
     MODEL is a GGUF file, where a vocabulary alone is enough, or a built-in name.
     """
     data = read_text(text, "text")
-    with inprocess.open_vocabulary(model) as opened:
-        tokens = opened.vocabulary.tokenize(
-            data, add_special=not no_bos, parse_special=parse_special
-        )
+    tokens = inquire(
+        "tokenize", path=model, text=data, add_special=not no_bos, parse_special=parse_special
+    )
     if as_json:
         print_json({"tokens": tokens})
     else:
@@ -55,11 +54,7 @@ def detokenize(
     what is not UTF-8 becomes U+FFFD.
     """
     tokens = _ids(" ".join(ids) if ids else read_text(None, "token ids").decode("ascii", "replace"))
-    with inprocess.open_vocabulary(model) as opened:
-        vocabulary = opened.vocabulary
-        if no_bos and tokens[:1] == [vocabulary.bos]:
-            tokens = tokens[1:]
-        data = vocabulary.detokenize(tokens, special=parse_special)
+    data = inquire("detokenize", path=model, tokens=tokens, special=parse_special, drops_bos=no_bos)
     if as_json:
         print_json({"text": data.decode("utf-8", "replace")})
     else:

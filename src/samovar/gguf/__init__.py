@@ -8,7 +8,13 @@ line says what is wrong and what to do. Nothing here imports llama.cpp, so any p
 
 from samovar.gguf.checks import check, check_adapter, check_vocabulary
 from samovar.gguf.header import Header, Part
-from samovar.gguf.memory import KvBytes, kv_bytes_per_token, weights_bytes
+from samovar.gguf.memory import (
+    ContextShape,
+    KvBytes,
+    context_bytes,
+    kv_bytes_per_token,
+    weights_bytes,
+)
 from samovar.gguf.split import read_header
 from samovar.gguf.tensor import FILE_TYPES, TENSOR_TYPES, TensorInfo
 from samovar.gguf.values import ArrayRef, StringArray, Value, ValueType
@@ -17,6 +23,7 @@ __all__ = [
     "FILE_TYPES",
     "TENSOR_TYPES",
     "ArrayRef",
+    "ContextShape",
     "Header",
     "KvBytes",
     "Part",
@@ -27,6 +34,7 @@ __all__ = [
     "check",
     "check_adapter",
     "check_vocabulary",
+    "context_bytes",
     "kv_bytes_per_token",
     "read_header",
     "weights_bytes",

@@ -1,7 +1,7 @@
 """What a model takes in memory, from its header: for a plan before anything is loaded.
 
 The figures are those that llama.cpp allocates (src/llama-kv-cache.cpp, `n_embd_r` and `n_embd_s`
-in src/llama-hparams.cpp), without its compute buffers, which depend on the batch.
+in src/llama-hparams.cpp). Its compute buffers are estimated: the logits are their largest part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from samovar.gguf.tensor import TENSOR_TYPES, TensorType
 WINDOW_PADDING = 256
 # What the states of recurrent layers are kept in.
 STATE_BYTES = 4
+# Rows of the width of the model that one token of a micro-batch keeps live.
+ACTIVATION_FLOATS = 16
 
 # The types that llama.cpp keeps KV in.
 KV_TYPES: dict[str, TensorType] = {
@@ -96,6 +98,29 @@ def kv_bytes_per_token(header: Header, type_k: str = "f16", type_v: str = "f16")
         state=_state_bytes(header, stack),
         is_exact=header.architecture not in WITH_INDEX,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ContextShape:
+    """What decides the size of a context."""
+
+    length: int
+    """Tokens of a lane, or of the pool that all sequences share."""
+    lanes: int
+    """1 for a pool."""
+    batch: int
+    """Tokens that are decoded at a time; of them the window's layers keep more than the window."""
+    micro_batch: int
+    type_k: str = "f16"
+    type_v: str = "f16"
+
+
+def context_bytes(header: Header, shape: ContextShape) -> int:
+    """Bytes of a context: its cells, and about what computing in it takes."""
+    kv = kv_bytes_per_token(header, shape.type_k, shape.type_v)
+    cells = shape.lanes * kv.lane_bytes(shape.length, shape.batch)
+    row = 4 * (ACTIVATION_FLOATS * (header.n_embd or 0) + (header.vocab_size or 0))
+    return cells + row * min(shape.micro_batch, shape.length)
 
 
 def _kv_type(name: str) -> TensorType:

@@ -124,6 +124,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     state_kind: str
     has_template: bool
     load_seconds: float
+    mapped_bytes: int = 0
+    """Weights that are needed in the page cache, which the kernel counts as free."""
 
 
 class BootFailed(msgspec.Struct, frozen=True, tag=True):

@@ -7,79 +7,18 @@ of which the logits are the largest part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from samovar import gguf
 from samovar.errors import OutOfMemory
+from samovar.machine import available_bytes as available_bytes
 
 if TYPE_CHECKING:
     from samovar.native.context import ContextOptions
 
 _GIB = 2**30
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _LEAST_CONTEXT = 4096
-_ACTIVATION_FLOATS = 16  # rows of the width of the model that one token of a micro-batch keeps live
-
-
-class _Names(NamedTuple):
-    """Where a cgroup says what it may use and uses."""
-
-    limit: str
-    used: str
-    files: tuple[str, str]
-
-
-_V2 = _Names("memory.max", "memory.current", ("active_file", "inactive_file"))
-_V1 = _Names(
-    "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
-)
-
-
-def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
-    """Memory that can be had now without swapping: the kernel's figure, within the cgroup's limits.
-
-    None where the system does not say.
-    """
-    return min([*_meminfo(proc), *_cgroup_rooms(proc, cgroups)], default=None)
-
-
-def _meminfo(proc: Path) -> Iterator[int]:
-    with suppress(OSError):
-        for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                yield int(line.split()[1]) * 1024
-
-
-def _cgroup_rooms(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Room under each memory limit that holds for this process, its parents' too."""
-    try:
-        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if not controllers:
-            root, names = cgroups, _V2
-        elif "memory" in controllers.split(","):
-            root, names = cgroups / "memory", _V1
-        else:
-            continue
-        own = PurePosixPath(place.lstrip("/"))
-        for folder in (own, *own.parents):
-            with suppress(OSError, ValueError, KeyError):  # no such folder, or no limit there
-                yield _room(root / folder, names)
-
-
-def _room(folder: Path, names: _Names) -> int:
-    """What is left under one limit. Of the page cache, files can be given back, tmpfs cannot."""
-    limit = int((folder / names.limit).read_text(encoding="ascii"))
-    used = int((folder / names.used).read_text(encoding="ascii"))
-    stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-    return max(0, limit - used + sum(int(stat[name]) for name in names.files))
 
 
 def check_weights(header: gguf.Header) -> None:
@@ -116,13 +55,18 @@ def fitting_length(header: gguf.Header, options: ContextOptions) -> int:
 
 def context_bytes(header: gguf.Header, options: ContextOptions) -> int:
     """Estimated bytes of a context with these options (see the module's docstring)."""
-    kv = gguf.kv_bytes_per_token(header, options.type_k, options.type_v)
     lanes = 1 if options.layout == "pool" else options.num_sequences
-    length = options.context_length
-    cells = lanes * kv.lane_bytes(length, length if options.full_window else options.batch_size)
-    width = header.n_embd or 0
-    row = 4 * (_ACTIVATION_FLOATS * width + (header.vocab_size or 0))
-    return cells + row * min(options.micro_batch_size, length)
+    return gguf.context_bytes(
+        header,
+        gguf.ContextShape(
+            options.context_length,
+            lanes,
+            options.context_length if options.full_window else options.batch_size,
+            options.micro_batch_size,
+            options.type_k,
+            options.type_v,
+        ),
+    )
 
 
 def _require(need: int, what: str, advice: str) -> None:

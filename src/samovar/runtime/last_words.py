@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable, Iterable
 
 _LINES = 200  # a dump of all stacks and what came before it
 _READ = 2**16
@@ -16,9 +17,13 @@ _MAX_LINE = 2000  # characters of a line that anyone reads
 
 
 class LastWords:
-    """Reads one process's standard error on the event loop until it is closed."""
+    """Reads one process's standard error on the event loop until it is closed.
 
-    def __init__(self) -> None:
+    `on_line` hears every line when it comes.
+    """
+
+    def __init__(self, on_line: Callable[[str], None] = lambda _: None) -> None:
+        self._on_line = on_line
         self.lines: deque[str] = deque(maxlen=_LINES)
         self._rest = b""
         self._reader, self.writer = os.pipe()
@@ -51,16 +56,21 @@ class LastWords:
             self._end()
             return False
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self.lines.extend(map(_text, lines))
+        self._take(lines)
         if len(self._rest) > _MAX_LINE:
-            self.lines.append(_text(self._rest))
+            self._take([self._rest])
             self._rest = b""
         return True
+
+    def _take(self, lines: Iterable[bytes]) -> None:
+        for line in map(_text, lines):
+            self.lines.append(line)
+            self._on_line(line)
 
     def _end(self) -> None:
         self._is_closed = True
         if self._rest:
-            self.lines.append(_text(self._rest))
+            self._take([self._rest])
         self._loop.remove_reader(self._reader)
         os.close(self._reader)
 

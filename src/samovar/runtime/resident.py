@@ -32,7 +32,6 @@ from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request, pack_request
 from samovar.runtime.supervisor import Death, Phase, Spec, Supervisor
 from samovar.runtime.ticket import Ticket, with_seed
-from samovar.runtime.vectors import read_vectors
 from samovar.types import Embedded, Failed
 
 logger = logging.getLogger(__name__)
@@ -51,6 +50,9 @@ def backoff(config: RuntimeConfig, deaths: int) -> float:
 
 def _embedded(report: ipc.Vectors, fds: list[int]) -> Embedded | Failed:
     """The end of an EmbedRequest."""
+    # Here and not above: it loads numpy, which takes longer than all else that a command needs.
+    from samovar.runtime.vectors import read_vectors
+
     try:
         vectors = read_vectors(os.dup(fds[0]), report.rows, report.width)
     except (OSError, IndexError):
@@ -96,6 +98,11 @@ class Resident:
     def is_up(self) -> bool:
         """Whether it serves, or will when its worker is there again."""
         return self._error is None and not self._is_unloading
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Weights that it needs in the page cache."""
+        return 0 if self.described is None else self.described.mapped_bytes
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -202,19 +209,30 @@ class Resident:
             self._adapters.pop(arguments["name"], None)
         return answer
 
+    async def look(self, operation: str) -> Any:  # noqa: ANN401
+        """Ask without keeping it loaded: for those who watch. Raises WorkerLost, at once."""
+        return await self._ask(operation, {}, is_use=False)
+
     def _require_up(self) -> None:
         if self._error is not None:  # a new one each time: they collect their traces
             raise type(self._error)(str(self._error))
         if self._is_unloading:
             raise Overloaded("the model is being unloaded; try again")
 
-    async def _ask(self, operation: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def _ask(
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        *,
+        is_use: bool = True,
+    ) -> Any:  # noqa: ANN401
         if self._supervisor.phase is not Phase.READY:
             raise WorkerLost("the model's process is not there; try again")
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        self.touch()
+        if is_use:
+            self.touch()
         try:
             self._supervisor.send(ipc.Call(number, operation, arguments))
             return await future

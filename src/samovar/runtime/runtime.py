@@ -4,15 +4,16 @@
 
 Which models stay loaded: as many as `max_models`, each until it was idle for `keep_alive_seconds`,
 or for as long as `keep` said of it. One more takes the place of the longest idle; a busy one is
-never taken away. A model that does not fit beside the others is tried again without the idle ones,
-the longest idle first.
+never taken away. Whether a model fits beside the others is judged before it is loaded (`plan`):
+idle ones go for it, the longest idle first, and again if its worker finds that it does not fit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from samovar import models
@@ -20,6 +21,7 @@ from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
 from samovar.errors import InvalidRequest, ModelNotFound, OutOfMemory, Overloaded, SamovarError
 from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request
+from samovar.machine import available_bytes
 from samovar.runtime.resident import Resident
 from samovar.runtime.supervisor import Spec
 from samovar.types import Event, Failed
@@ -75,7 +77,7 @@ class Runtime:
             built_in = models.path_of(where)
             spec = Spec(str(built_in or where), worker or WorkerConfig(), cache)
             await self._make_place()
-            ready = await self._load(name, spec)
+            ready = await self._load(name, await self._fitting(spec))
         self._start_keeper(self._config.keep_alive_seconds)
         return ready
 
@@ -144,6 +146,44 @@ class Runtime:
                     " later, or allow more (max_models)"
                 )
 
+    async def _fitting(self, spec: Spec) -> Spec:
+        """The model as it fits beside those that are loaded, of which idle ones may have to go.
+
+        Raises OutOfMemory, with the numbers. One that would be alone is judged by its worker.
+        """
+        limit = self._config.memory_bytes
+        if limit is None and not self._residents and not self._leaving:
+            return spec
+        # Here and not above: whoever loads one model needs none of it.
+        from samovar.runtime.plan import best_need, least_need, refusal
+
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
+        least = await asyncio.to_thread(least_need, spec.path, spec.worker)
+        if least is None:  # its worker will say why
+            return spec
+        while (room := self._room()) is not None:
+            if limit is not None:
+                best = await asyncio.to_thread(best_need, spec.path, spec.worker, room)
+                if best is not None:
+                    return replace(spec, worker=best.config, need_bytes=best.total)
+            elif least.total <= room:
+                break
+            idle = self._longest_idle()
+            if idle is None:
+                raise refusal(least, room, len(self._residents))
+            await self._drop(idle)
+        return spec
+
+    def _room(self) -> int | None:
+        """Bytes that one more model may take; None: the system does not say."""
+        limit, there = self._config.memory_bytes, self._residents.values()
+        if limit is not None:
+            return limit - sum(one.spec.need_bytes for one in there)
+        free = available_bytes()
+        # The kernel counts weights that are mapped as free, but who evicts them reads them again.
+        return None if free is None else free - sum(one.mapped_bytes for one in there)
+
     def _longest_idle(self) -> str | None:
         idle = {name: one for name, one in self._residents.items() if one.is_idle}
         return min(idle, key=lambda name: (idle[name].is_up, idle[name].last_used), default=None)
@@ -181,7 +221,7 @@ class Runtime:
 
     # ---- requests -----------------------------------------------------------------------------
 
-    async def generate(self, name: str, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """Serve a request; the last event is terminal, and there is exactly one.
 
         What is wrong with the request is its Failed event. Leaving early cancels it. Raises
@@ -213,3 +253,7 @@ class Runtime:
     async def ask(self, name: str, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask a model something that is answered once (see worker.operations)."""
         return await self._resident(name).ask(operation, **arguments)
+
+    async def look(self, name: str, operation: str) -> Any:  # noqa: ANN401
+        """Ask a loaded model without keeping it loaded. Raises ModelNotFound and WorkerLost."""
+        return await self._resident(name).look(operation)

@@ -24,6 +24,7 @@ from enum import Enum
 from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
 from samovar.errors import LoadFailed, OutOfMemory, SamovarError, from_code
 from samovar.ipc import messages as ipc
+from samovar.ipc.logs import hand_on, worker_environment
 from samovar.runtime.connection import Connection
 from samovar.runtime.last_words import LastWords
 
@@ -49,6 +50,8 @@ class Spec:
     path: str
     worker: WorkerConfig
     cache: CacheConfig | None
+    need_bytes: int = 0
+    """What it takes of a limit that models share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class Supervisor:
         self._was_stuck = self._was_killed = self.is_refused = False
         self._process, self._asked = None, None
         ours, theirs = socket.socketpair()
-        self._words = LastWords()
+        self._words = LastWords(hand_on)
         try:
             self._process = await self._spawn(theirs.fileno(), self._words.writer)
         except BaseException as error:
@@ -184,6 +187,7 @@ class Supervisor:
             stderr=stderr,
             pass_fds=(fd,),
             start_new_session=True,
+            env=worker_environment(),
         )
 
     def send(self, command: ipc.Command) -> None:

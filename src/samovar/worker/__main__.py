@@ -9,6 +9,7 @@ import sys
 
 from samovar.ipc import messages as ipc
 from samovar.ipc.channel import Channel
+from samovar.ipc.logs import FORMAT, worker_log_level
 from samovar.version import __version__
 
 try:
@@ -22,7 +23,7 @@ else:
 
 def main(arguments: list[str]) -> int:
     """Serve a socket, or answer one prompt on the terminal."""
-    logging.basicConfig(level=logging.WARNING, format="samovar worker: %(levelname)s: %(message)s")
+    logging.basicConfig(level=worker_log_level(), format=FORMAT)
     is_served = len(arguments) == 1 and arguments[0].isdigit()
     if not is_served and len(arguments) != 2:
         sys.stderr.write("usage: python -m samovar.worker FD | MODEL PROMPT\n")
