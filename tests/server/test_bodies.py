@@ -78,6 +78,7 @@ def test_a_field_that_is_wrong_is_named_and_not_quoted(server: str) -> None:
         "model": "samovar-mini",
         "messages": [{"role": secret, "content": secret}],
         "temperature": secret,
+        "options": {"temperature": secret},
     }
     for path in PATHS:
         response = httpx.post(server + path, json=body | {"max_tokens": 1})
@@ -97,7 +98,7 @@ def test_a_field_that_is_wrong_is_named_and_not_quoted(server: str) -> None:
         ("GET", "/v1/messages", 405),
         ("PUT", "/api/chat", 405),
         ("DELETE", "/metrics", 405),
-        ("BREW", "/health", 405),
+        ("PATCH", "/health", 405),
     ],
 )
 def test_what_is_not_there(server: str, method: str, path: str, status: int) -> None:

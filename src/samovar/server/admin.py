@@ -21,6 +21,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(tags=["admin"], responses=_PROBLEMS)
 
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+
 _MAX_NAME = 512  # characters of a session's name
 
 
@@ -35,7 +37,7 @@ class OfModel(BaseModel):
 class OfPrompt(OfModel):
     """Whose blocks are meant: those of a prompt, in one of three forms."""
 
-    prompt: str | list[int] | None = Field(None, description="Text as it is, or token ids.")
+    prompt: str | list[Token] | None = Field(None, description="Text as it is, or token ids.")
     messages: list[dict[str, Any]] | None = Field(
         None, description="A conversation, through the model's template."
     )
