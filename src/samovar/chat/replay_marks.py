@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from samovar.chat.messages import Json
@@ -39,12 +40,13 @@ class Marks:
     def unlike(cls, messages: Sequence[Message], source: str) -> Marks | None:
         """Characters that neither the messages nor the template hold; None: there are none."""
         taken = json.dumps(messages, ensure_ascii=False) + source
-        free = [
+        free = (
             chr(code)
             for code in _PRIVATE_USE
             if chr(code) not in taken and f"\\u{code:04x}" not in taken
-        ]
-        return cls(free[0], free[1]) if len(free) > 1 else None
+        )
+        found = list(islice(free, 2))
+        return cls(*found) if len(found) == 2 else None
 
     def put_into(self, messages: Sequence[Message]) -> list[Message]:
         """Copies of the messages, marked."""

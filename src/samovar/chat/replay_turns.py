@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from samovar.chat.replay_journal import Journal, PinRecord, TurnRecord
-from samovar.types import Message
+from samovar.types import Message, ReplayRefusal
 
 MAX_BYTES = 32 * 2**20
 """Of all turns: some millions of tokens."""
@@ -35,6 +35,8 @@ class Turn:
     """The end of the text before them, from the last message's last word on."""
     read: tuple[object, Message] | None = field(default=None, compare=False)
     """What they say, and by which form that was read."""
+    verdict: tuple[object, bytes, ReplayRefusal | None] | None = field(default=None, compare=False)
+    """Why they could not stand for a text, or None: by which form, and the text's digest."""
 
     @property
     def weight(self) -> int:

@@ -38,6 +38,7 @@ from samovar.types import (
     ReasoningDelta,
     Replayed,
     TextDelta,
+    Tool,
     ToolCallDelta,
 )
 
@@ -65,6 +66,7 @@ class Replaying:
         self._replay = replay
         self._render = render
         self._control_tokens = control_tokens
+        self._form: Form | None = None
         self._open: dict[str, _Open] = {}
         self.has_news = False
         """Whether something was generated that `settle` has not looked at."""
@@ -84,10 +86,17 @@ class Replaying:
                 }
             )
 
-        form = Form(family, tuple(tools), shown_tokens(family, self._control_tokens))
-        return self._replay.prompt(
-            Asked(plain_messages(chat.messages), render, form, salt, chat.replays, chat.volatile)
-        )
+        messages, form = plain_messages(chat.messages), self._formed(family, tuple(tools))
+        asked = Asked(messages, render, form, salt, chat.replays, chat.volatile)
+        return self._replay.prompt(asked)
+
+    def _formed(self, family: Family, tools: tuple[Tool, ...]) -> Form:
+        """How turns are read; the same object while nothing of it changes, which compares fast."""
+        last = self._form
+        if last is None or (last.family, last.tools) != (family, tools):
+            last = Form(family, tools, shown_tokens(family, self._control_tokens))
+            self._form = last
+        return last
 
     def begin(self, request: GenerateRequest, prompt: Prompt, closing: str = "") -> None:
         """A request goes to the engine; `closing`: what was put behind its prompt."""
