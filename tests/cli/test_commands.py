@@ -14,6 +14,8 @@ import pytest
 from tests.cli.conftest import Samovar, obey_file_modes
 from tests.conftest import Models, shared_vocabularies
 
+TEXT = "The fox has a xylophone and plays all day long beside the old red barn. " * 12
+
 
 def _json(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:
     assert done.returncode == 0, done.stderr.decode()
@@ -100,6 +102,39 @@ def test_an_adapter_changes_the_text_and_at_scale_zero_does_not(
         for more in ((), ("--lora", lora), ("--lora", f"{lora}:0"))
     )
     assert plain == none != full
+
+
+def test_a_second_run_finds_the_prompt_of_the_first_on_the_disk(
+    samovar: Samovar, models: Models
+) -> None:
+    args = ("run", models(context_length=2048), TEXT, "--json", "--max-tokens", 4)
+    cold = _json(samovar(*args, "--temperature", 0))
+    warm = _json(samovar(*args, "--temperature", 0))
+    assert cold["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    details = warm["usage"]["prompt_tokens_details"]
+    assert details["disk"] == details["cached_tokens"] > warm["prompt_tokens"] - 32
+    assert warm["tokens"] == cold["tokens"]
+    without = _json(samovar(*args, "--no-cache"))
+    assert without["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_a_warning_of_the_model_s_process_is_told(
+    samovar: Samovar, models: Models, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    args = ("run", models(), "Once", "--max-tokens", 2, "--seed", 1)
+    done = samovar(*args, "--cache-dir", file / "below")
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == samovar(*args, "--no-cache").stdout
+    assert done.stderr.startswith(b"samovar: WARNING: ")
+
+
+def test_llama_cpp_s_own_log_is_shown_when_asked_for(samovar: Samovar, models: Models) -> None:
+    args = ("run", models(), "Once", "--max-tokens", 2)
+    assert b"llama_model_loader" in samovar("-v", *args).stderr
+    assert b"llama_model_loader" in samovar("-v", "tokenize", models(), "Once").stderr
+    assert samovar("tokenize", models(), "Once").stderr == b""
 
 
 def test_control_c_ends_a_run_cleanly(models: Models) -> None:
