@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from samovar.api.anthropic.request import chat_of, request_of
-from samovar.api.anthropic.schema import MessagesFields
+from samovar.api.anthropic.schema import MessagesFields, ignored
 from samovar.api.anthropic.signing import Signer
 from samovar.errors import InvalidRequest
 from samovar.types import Chat, GenerateRequest, Grammar, Message, ToolChoice
@@ -264,6 +264,7 @@ def test_sampling_and_limits() -> None:
     warm = asked(max_tokens=0)
     assert (warm.max_tokens, warm.prefill_only) == (None, True)
     assert not asked(no_store=True).is_stored
+    assert asked(adapters={"rhymes": 0.5}).adapters == (("rhymes", 0.5),)
 
 
 def test_users_of_a_key_have_shares_of_their_own_and_one_cache() -> None:
@@ -313,13 +314,15 @@ def test_fields_that_would_change_the_answer_are_refused_and_others_ignored() ->
         chat(mcp_servers=[{"type": "url", "url": "x", "name": "y"}])
     with pytest.raises(InvalidRequest, match="container"):
         chat(container="c")
-    ignored = {
+    ignorable = {
         "service_tier": "auto",
         "betas": ["x"],
         "context_management": {"edits": []},
         "inference_geo": "eu",
         "speed": "fast",
         "metadata": {"user_id": None},
+        "user_profile_id": "x",
         "diagnostics": {"previous_message_id": None},
     }
-    assert chat(**ignored) == chat()
+    assert chat(**ignorable) == chat()
+    assert ignored(body(**ignorable, temprature=1, **{"a b": 2})) == ["temprature"]

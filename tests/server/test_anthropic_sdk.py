@@ -339,8 +339,10 @@ def test_models_are_listed(client: Anthropic) -> None:
 
 def test_headers_are_not_asked_for(server: str) -> None:
     fields = {"model": MODEL, "max_tokens": 2, "messages": COW}
-    answered = httpx.post(f"{server}/v1/messages?beta=true", json=fields, timeout=60)
+    url = f"{server}/v1/messages?beta=true"
+    answered = httpx.post(url, json=fields | {"temprature": 0}, timeout=60)
     assert answered.status_code == 200
+    assert answered.headers["x-samovar-ignored"] == "temprature"
     beta = {"anthropic-version": "1999-01-01", "anthropic-beta": "of-long-ago"}
     assert httpx.post(f"{server}/v1/messages", json=fields, headers=beta, timeout=60).is_success
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -13,11 +13,13 @@ from samovar.api.anthropic.collector import MessageCollector
 from samovar.api.anthropic.encoder import MessagesEncoder
 from samovar.api.anthropic.failures import failure
 from samovar.api.anthropic.request import chat_of, request_of
-from samovar.api.anthropic.schema import ConversationFields, MessagesFields
+from samovar.api.anthropic.schema import ConversationFields, MessagesFields, ignored
 from samovar.api.anthropic.signing import Signer
+from samovar.api.wire import JSON, SSE
 from samovar.config import default_cache_directory
 from samovar.server.asking import caller, served
 from samovar.server.caller import Caller
+from samovar.server.openai_route import telling
 from samovar.server.served import Served
 from samovar.server.signing_key import signing_key
 from samovar.server.stream import collected, respond_failure, streamed
@@ -48,7 +50,14 @@ async def signer(request: Request, models: Models) -> Signer:
 Signs = Annotated[Signer, Depends(signer)]
 
 
-@router.post("/v1/messages")
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {JSON: {}, SSE: {}}, "description": "A message, or the events of one."},
+    "4XX": {"description": "Something in the request is wrong; the message says what."},
+    "5XX": {"description": "Not now, or not here; 529: too busy."},
+}
+
+
+@router.post("/v1/messages", response_class=Response, responses=_RESPONSES)
 async def create_message(
     body: MessagesFields, request: Request, models: Models, asker: Asker, signs: Signs
 ) -> Response:
@@ -69,11 +78,16 @@ async def create_message(
     events = models.generate(body.model, asked)
     failures = partial(failure, request_id=request_id)
     if body.stream:
-        return await streamed(events, MessagesEncoder(answer, signs), failures)
-    return await collected(request, events, MessageCollector(answer, signs), failures)
+        response = await streamed(events, MessagesEncoder(answer, signs), failures)
+    else:
+        collector = MessageCollector(answer, signs)
+        response = await collected(request, events, collector, failures)
+    return telling(response, ignored(body))
 
 
-@router.post("/v1/messages/count_tokens")
+@router.post(
+    "/v1/messages/count_tokens", responses={name: _RESPONSES[name] for name in ("4XX", "5XX")}
+)
 async def count_tokens(body: ConversationFields, models: Models, signs: Signs) -> dict[str, int]:
     """How many input tokens a conversation is: rendered as an answer to it would have it."""
     models.model(body.model)

@@ -82,6 +82,7 @@ def request_of(
         tenant=_within(tenant, f"user/{_short(user)}") if user else tenant,
         cache_salt=_within(tenant, f"salt/{body.cache_salt}") if body.cache_salt else tenant,
         is_stored=not body.no_store,
+        adapters=tuple((body.adapters or {}).items()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,8 @@ from samovar.types import MAX_STOPS
 
 MAX_MESSAGES = 100_000  # Anthropic's own bound
 MAX_TOOLS = 4096  # of which a prompt of a million tokens would be full
+MAX_ADAPTERS = 64  # named in one request; more than any model has loaded
+MAX_IGNORED = 16  # names of unknown fields that are told: a header has to hold them
 MAX_RULES = 64  # there are a few
 MAX_NAME = 512  # characters of a model's, a user's or a salt's name: they become keys
 
@@ -87,6 +90,8 @@ class MetadataFields(Fields):
 class ConversationFields(Fields):
     """What becomes the prompt; the whole body of a request to count its tokens."""
 
+    model_config = ConfigDict(extra="allow", strict=True)
+
     model: Name
     messages: Annotated[list[TurnFields], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Content | None = None
@@ -104,7 +109,7 @@ class ConversationFields(Fields):
 
 
 class MessagesFields(ConversationFields):
-    """A request for an answer; the last four are no fields of Anthropic's."""
+    """A request for an answer; the last five are no fields of Anthropic's."""
 
     max_tokens: Annotated[int, Field(ge=0)]
     """0: compute the prompt and answer nothing."""
@@ -120,3 +125,26 @@ class MessagesFields(ConversationFields):
     """Share what was computed with requests of the same salt only."""
     no_store: bool = False
     """Keep nothing of it in the cache."""
+    adapters: Annotated[dict[Name, float], Field(max_length=MAX_ADAPTERS)] | None = None
+    """Names of loaded LoRA adapters with their scales."""
+
+
+def ignored(body: ConversationFields) -> list[str]:
+    """Names of fields that nobody knows: misspelt, or of another server. At most some."""
+    unknown = (name for name in body.model_extra or {} if name not in _ACCEPTED)
+    return [name for name in unknown if _NAME.fullmatch(name)][:MAX_IGNORED]
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}")
+_ACCEPTED = frozenset(
+    {
+        "betas",
+        "context_management",
+        "diagnostics",
+        "inference_geo",
+        "service_tier",
+        "speed",
+        "user_profile_id",
+    }
+)
+"""Fields of Anthropic's that change nothing here, and that clients send by themselves."""
