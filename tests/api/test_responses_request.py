@@ -343,6 +343,13 @@ def test_formats_of_text(given_format: Json, expected: Grammar | None) -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "mystery"}]}, "tools[0].type"),
+        ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function.name"),
+        ({"tools": [{"type": "namespace", "tools": []}]}, "tools[0].name"),
+        (
+            {"tools": [{"type": "namespace", "name": "n", "tools": [{}]}]},
+            "tools[0].tools[0].function.name",
+        ),
         ({"tools": [{"type": "function"}]}, "tools[0].function.name"),
         ({"tool_choice": {"type": "function", "name": "gone"}}, "tool_choice.function.name"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -374,6 +381,37 @@ def test_what_cannot_be_done_names_its_field(body: Json, param: str) -> None:
 def test_values_that_are_not_known_are_refused(body: Json) -> None:
     with pytest.raises(ValidationError):
         asked(**body)
+
+
+def test_functions_of_namespaces_are_called_by_their_full_names() -> None:
+    group = {"type": "namespace", "name": "mcp__files__", "description": "Files.", "tools": [TOOL]}
+    one = asked(tools=[group, TOOL])
+    chat = one.request.chat
+    assert chat is not None
+    assert [tool["function"]["name"] for tool in chat.tools] == ["mcp__files__look", "look"]
+    assert one.head.echo["tools"] == [group, TOOL]
+    assert [call["namespace"] for call in called(one, "mcp__files__look")] == ["mcp__files__"]
+    assert ["namespace" in call for call in called(one, "look")] == [False]
+    item = {**call(), "namespace": "mcp__files__"}
+    said = messages({"role": "user", "content": "Hi"}, item, result())
+    assert said[1]["tool_calls"] == [wire_call(name="mcp__files__look")]
+    assert said[2]["name"] == "mcp__files__look"
+
+
+def called(one: Asked, name: str) -> list[Json]:
+    numbers = itertools.count()
+    turn = Turn(one.head, lambda prefix: f"{prefix}{next(numbers)}", lambda: 0)
+    turn.feed(ToolCallDelta("r", 0, name, "{}", ()))
+    assert [item["name"] for item in turn.output()] == ["look"]
+    return turn.output()
+
+
+def test_tools_that_cannot_be_run_are_left_out_beside_others() -> None:
+    one = asked(tools=[TOOL, {"type": "web_search", "external_web_access": False}])
+    assert one.left_out == ("tools[1].web_search",)
+    assert one.request.chat is not None
+    assert len(one.request.chat.tools) == 1
+    assert one.head.echo["tools"] == [TOOL]
 
 
 # ---- going on ------------------------------------------------------------------------------------

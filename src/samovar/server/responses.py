@@ -90,7 +90,8 @@ async def create(
         response = await _background(answer, is_streamed=asked.is_streamed)
     else:
         response = await _answered(request, answers, answer, events, is_streamed=asked.is_streamed)
-    return telling(response, ignored(body, ACCEPTED | ACCEPTED_OF_RESPONSES))
+    unknown = ignored(body, ACCEPTED | ACCEPTED_OF_RESPONSES)
+    return telling(response, [*unknown, *asked.left_out])
 
 
 @router.post("/v1/responses/input_tokens")

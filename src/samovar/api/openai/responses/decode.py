@@ -11,7 +11,7 @@ from samovar.api.openai.grammars import grammar_of, schema_grammar
 from samovar.api.openai.responses.items import Find, Ids, Item, input_items
 from samovar.api.openai.responses.prompt import messages_of
 from samovar.api.openai.responses.schema import Format, ReasoningFields, ResponsesBody, Text
-from samovar.api.openai.responses.tools import Wish, flat_tools, tools_of, wish_of
+from samovar.api.openai.responses.tools import Offered, Wish, offered, wish_of
 from samovar.api.openai.responses.turn import Head
 from samovar.api.openai.sampling import sampling_of
 from samovar.api.openai.tools import Mode
@@ -52,6 +52,8 @@ class Asked:
     is_background: bool
     truncates: bool
     """Rather than to refuse what is too long, leave the oldest out."""
+    left_out: tuple[str, ...] = ()
+    """Tools that the model is not offered: `tools[2].web_search`."""
 
 
 def decode(body: ResponsesBody, setting: Setting) -> Asked:
@@ -63,23 +65,25 @@ def decode(body: ResponsesBody, setting: Setting) -> Asked:
     context = setting.earlier + own
     if not context:
         raise BadField("input", "it is empty; send some text or items")
+    tools = offered(body.tools or ())
     sampling = sampling_of(body, _grammar(body), _logprobs(body))
     request = GenerateRequest(
         setting.response_id,
         "",
         sampling=sampling,
         max_tokens=max_tokens_of(body.max_output_tokens, "max_output_tokens"),
-        chat=_chat(body, context),
+        chat=_chat(body, context, tools),
         **common(body, setting.tenant),
     )
     return Asked(
         request,
-        _head(body, setting, sampling),
+        _head(body, setting, sampling, tools),
         context,
         is_streamed=bool(body.stream),
         is_kept=body.store is not False,
         is_background=bool(body.background),
         truncates=body.truncation == "auto",
+        left_out=tuple(tools.left_out),
     )
 
 
@@ -97,11 +101,11 @@ def _refuse_unsupported(body: ResponsesBody) -> None:
 # ---- what is asked -------------------------------------------------------------------------------
 
 
-def _chat(body: ResponsesBody, context: tuple[Item, ...]) -> Chat:
+def _chat(body: ResponsesBody, context: tuple[Item, ...], tools: Offered) -> Chat:
     reasoning = body.reasoning or ReasoningFields()
-    choice, tools = wish_of(
+    choice, left = wish_of(
         body.tool_choice,
-        tools_of(body.tools or ()),
+        tools.tools,
         is_parallel=body.parallel_tool_calls is not False,
     )
     variables = dict(body.chat_template_kwargs or {})
@@ -109,7 +113,7 @@ def _chat(body: ResponsesBody, context: tuple[Item, ...]) -> Chat:
         variables.setdefault("reasoning_effort", reasoning.effort)
     return Chat(
         messages_of(body.instructions, context),
-        tools=tools,
+        tools=left,
         tool_choice=choice,
         thinks=None if reasoning.effort is None else reasoning.effort != "none",
         reasoning_tokens=reasoning.max_tokens,
@@ -146,12 +150,13 @@ def _logprobs(body: ResponsesBody) -> int | None:
 # ---- what the response says of it ----------------------------------------------------------------
 
 
-def _head(body: ResponsesBody, setting: Setting, sampling: SamplingParams) -> Head:
+def _head(body: ResponsesBody, setting: Setting, sampling: SamplingParams, tools: Offered) -> Head:
     reasoning = body.reasoning or ReasoningFields()
     return Head(
         setting.response_id,
         setting.created_at,
-        {"model": setting.model, **_echo(body, sampling, reasoning)},
+        {"model": setting.model, "tools": tools.shown, **_echo(body, sampling, reasoning)},
+        namespaces=tools.namespaces,
         has_summary=reasoning.summary is not None,
         is_sealed=SEALED_REASONING in (body.include or ()),
         has_logprobs=_has_logprobs(body),
@@ -167,7 +172,6 @@ def _echo(
         "conversation": None,
         "background": bool(body.background),
         "store": body.store is not False,
-        "tools": flat_tools(body.tools or ()),
         "tool_choice": _choice_echo(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "max_tool_calls": body.max_tool_calls,

@@ -129,7 +129,7 @@ def _reasoning(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
 
 
 def _call(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
-    return {
+    item = {
         "id": _id(value, "fc_", new_id),
         "type": "function_call",
         "status": "completed",
@@ -137,6 +137,9 @@ def _call(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
         "name": _text(value, "name", where),
         "arguments": _text(value, "arguments", where),
     }
+    if value.get("namespace") is not None:
+        item["namespace"] = _text(value, "namespace", where)
+    return item
 
 
 def _call_output(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:

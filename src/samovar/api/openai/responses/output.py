@@ -161,9 +161,12 @@ class ReasoningItem(Item):
 class CallItem(Item):
     """A call of a function."""
 
-    def __init__(self, item_id: str, index: int, call_id: str, name: str) -> None:
+    def __init__(
+        self, item_id: str, index: int, call_id: str, name: str, namespace: str | None = None
+    ) -> None:
         super().__init__(item_id, index)
         self.call_id = call_id
+        self._of_namespace = {} if namespace is None else {"namespace": namespace}
         self.name = name
 
     def as_json(self) -> Json:
@@ -175,6 +178,7 @@ class CallItem(Item):
             "call_id": self.call_id,
             "name": self.name,
             "arguments": self.text,
+            **self._of_namespace,
         }
 
     def opened(self) -> Said:

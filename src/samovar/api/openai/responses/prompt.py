@@ -11,6 +11,7 @@ from typing import Any
 
 from samovar.api.openai.responses.items import Item
 from samovar.api.openai.responses.output import unsealed
+from samovar.api.openai.responses.tools import full_name
 from samovar.errors import InvalidRequest
 from samovar.types import Message
 
@@ -74,8 +75,9 @@ class _Messages:
             self._assistant(unless=keys)["reasoning_content"] = text
 
     def _call(self, item: Item) -> None:
-        self._names[item["call_id"]] = item["name"]
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        name = full_name(item.get("namespace"), item["name"])
+        self._names[item["call_id"]] = name
+        function = {"name": name, "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         self._assistant().setdefault("tool_calls", []).append(call)
 

@@ -1,8 +1,14 @@
-"""Tools and the choice among them, which Responses writes flatter than chats do."""
+"""Tools and the choice among them, which Responses writes flatter than chats do.
+
+Agents send what they have: functions, namespaces of functions, and tools that only OpenAI's own
+servers run. A model is offered the functions. What is left out is told; a request that has nothing
+else, or wants one of those, is refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +18,20 @@ from samovar.api.openai.checks import BadField
 from samovar.types import Tool, ToolChoice
 
 _FUNCTION = ("name", "description", "parameters", "strict")
+_HOSTED = (
+    "apply_patch",
+    "code_interpreter",
+    "computer",
+    "file_search",
+    "image_generation",
+    "local_shell",
+    "mcp",
+    "programmatic_tool_calling",
+    "shell",
+    "tool_search",
+    "web_search",
+)
+"""How the types begin that OpenAI's servers run, or that its models were made for."""
 
 
 class Wish(BaseModel):
@@ -27,26 +47,76 @@ class Wish(BaseModel):
     tools: nested.Tools | None = None
 
 
-def tools_of(given: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
-    """The tools. Raises BadField for what is no function: this server runs no tools of its own."""
-    return nested.tools_of([_nested(one) for one in given], None)
+@dataclass(slots=True)
+class Offered:
+    """What a model is offered of the tools of a request."""
+
+    tools: list[Tool] = field(default_factory=list)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    """The same as the response object tells of them."""
+    namespaces: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By what the model calls them: the namespaces of functions, and their names there."""
+    left_out: list[str] = field(default_factory=list)
+    """What is not offered: `tools[2].web_search`."""
 
 
-def flat_tools(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tools as the response object tells of them."""
-    functions = [_nested(one)["function"] for one in given]
-    return [
-        {"type": "function"} | {name: function.get(name) for name in _FUNCTION}
-        for function in functions
-    ]
+def offered(given: Sequence[Mapping[str, Any]]) -> Offered:
+    """What is offered. Raises BadField for what is no tool, and if nothing is left."""
+    made = Offered()
+    for i, one in enumerate(given):
+        kind = one.get("type", "function")
+        if kind == "namespace":
+            _add_namespace(made, one, f"tools[{i}]")
+        elif isinstance(kind, str) and kind.startswith(_HOSTED):
+            made.left_out.append(f"tools[{i}].{next(filter(kind.startswith, _HOSTED))}")
+        else:
+            made.tools.append(_function(one, f"tools[{i}]"))
+            made.shown.append(_shown(one))
+    if made.left_out and not made.tools:
+        raise BadField(
+            f"{made.left_out[0].partition('.')[0]}.type",
+            "this server runs no tools of its own; run it yourself and offer it as a function",
+        )
+    return made
+
+
+def full_name(namespace: object, name: str) -> str:
+    """What a model calls a function of a namespace."""
+    if not isinstance(namespace, str) or not namespace:
+        return name
+    return f"{namespace.removesuffix('__')}__{name}"
 
 
 def wish_of(
-    wish: nested.Mode | Wish | None, tools: tuple[Tool, ...], *, is_parallel: bool
+    wish: nested.Mode | Wish | None, tools: Sequence[Tool], *, is_parallel: bool
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """What is to be called, and of which tools. Raises BadField for tools that are not there."""
     said = _nested_wish(wish) if isinstance(wish, Wish) else wish
-    return nested.wish_of(said, None, tools, is_parallel=is_parallel)
+    return nested.wish_of(said, None, tuple(tools), is_parallel=is_parallel)
+
+
+def _add_namespace(made: Offered, given: Mapping[str, Any], place: str) -> None:
+    namespace, inner = given.get("name"), given.get("tools")
+    if not isinstance(namespace, str) or not namespace:
+        raise BadField(f"{place}.name", "a namespace needs a name")
+    if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
+        raise BadField(f"{place}.tools", "must be a list of functions")
+    for i, one in enumerate(inner):
+        tool = _function(one, f"{place}.tools[{i}]")
+        function = tool["function"]
+        name = full_name(namespace, function["name"])
+        made.namespaces[name] = namespace, function["name"]
+        made.tools.append({"type": "function", "function": {**function, "name": name}})
+    made.shown.append({key: given.get(key) for key in ("type", "name", "description", "tools")})
+
+
+def _function(given: Mapping[str, Any], place: str) -> Tool:
+    try:
+        (tool,) = nested.tools_of([_nested(given)], None)
+    except BadField as error:
+        param = error.param.replace("tools[0]", place, 1)
+        raise BadField(param, str(error).removeprefix(f"{error.param}: ")) from None
+    return tool
 
 
 def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +124,11 @@ def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
         return dict(tool)
     function = {name: tool[name] for name in _FUNCTION if tool.get(name) is not None}
     return {"type": "function", "function": function}
+
+
+def _shown(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = _nested(tool)["function"]
+    return {"type": "function"} | {name: function.get(name) for name in _FUNCTION}
 
 
 def _nested_wish(wish: Wish) -> nested.ToolWishObject:

@@ -54,6 +54,8 @@ class Head:
     """Seconds since 1970."""
     echo: Mapping[str, object]
     """What the object says of its request: model, tools, temperature and so on."""
+    namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By what the model calls them: the namespaces of functions, and their names there."""
     has_summary: bool = False
     is_sealed: bool = False
     """The reasoning comes as `encrypted_content` as well."""
@@ -175,7 +177,8 @@ class Turn:
         if not isinstance(item, CallItem) or event.call != self._call:
             yield from self._close("completed")
             ids = self.new_id("fc_"), len(self._items), self.new_id("call_")
-            item = CallItem(*ids, event.name)
+            namespace, name = self.head.namespaces.get(event.name, (None, event.name))
+            item = CallItem(*ids, name, namespace)
             self._items.append(item)
             self._call = event.call
             yield from item.opened()
