@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from samovar.api.facts import ModelFacts, params_label
+from samovar import gguf
+from samovar.api.facts import Infill, ModelFacts, params_label
 from samovar.models import path_of
 from samovar.server.facts import FactsReader
 from tests.conftest import Models
+from tests.gguf.gguf_files import STRING, U32, parse
 
 MINI = path_of("samovar-mini") or Path()
 
@@ -56,6 +58,33 @@ def test_metadata_is_json_without_the_vocabulary() -> None:
 )
 def test_what_a_model_was_made_for(models: Models, kind: str, capability: str) -> None:
     assert facts(models(kind)).capabilities[0] == capability
+
+
+KEYS = ("fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id")
+OLD_KEYS = ("prefix_token_id", "suffix_token_id", "middle_token_id")
+
+
+@pytest.mark.parametrize("keys", [KEYS, OLD_KEYS])
+def test_what_stands_around_what_is_filled_in(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    assert facts(MINI).infill is None
+    raw = parse(MINI.read_bytes())
+    for token, key in enumerate(keys):
+        path = tmp_path / f"{token}.gguf"
+        raw = raw.set(f"tokenizer.ggml.{key}", U32, token)
+        path.write_bytes(raw.dump())
+        found = facts(path)
+        is_whole = token == 2
+        assert found.infill == (Infill(0, 1, 2) if is_whole else None)
+        assert ("insert" in found.capabilities) == is_whole
+
+
+def test_tokens_that_only_their_text_names(tmp_path: Path, models: Models) -> None:
+    raw = parse(models("llama").read_bytes())
+    texts = list(gguf.read_header(models("llama")).strings("tokenizer.ggml.tokens"))
+    texts[7:10] = ["<|fim_middle|>", "<|fim_prefix|>", "<|fim_suffix|>"]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(raw.set_array("tokenizer.ggml.tokens", STRING, texts).dump())
+    assert facts(path).infill == Infill(prefix=8, suffix=9, middle=7)
 
 
 def test_the_digest_is_of_the_contents(tmp_path: Path, models: Models) -> None:

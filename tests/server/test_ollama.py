@@ -140,15 +140,21 @@ def test_a_call_in_a_stream_comes_as_a_whole(client: Client) -> None:
 
 
 def test_thinking(client: Client) -> None:
-    messages = [
-        {"role": "user", "content": "What is two plus two?"},
-        {"role": "assistant", "content": "<think>", "thinking": None},
-    ]
-    assert client.chat(MODEL, messages[:1], options=EXACT, think=False).message.thinking is None
+    question = [{"role": "user", "content": "What is two plus two?"}]
+    without = client.chat(MODEL, question, options=EXACT, think=False).message
+    assert without.thinking is None
+    assert without.content
     for level in (True, "low"):
-        answer = client.chat(MODEL, messages[:1], options=EXACT, think=level)
-        assert answer.message.content or answer.message.thinking
-        assert "<think>" not in (answer.message.content or "")
+        answer = client.chat(MODEL, question, options=EXACT, think=level).message
+        assert answer.thinking
+        assert answer.content
+        assert "think" not in answer.content
+    parts = list(client.chat(MODEL, question, options=EXACT, think=True, stream=True))
+    assert "".join(one.message.thinking or "" for one in parts) == answer.thinking
+    assert "".join(one.message.content or "" for one in parts) == answer.content
+    generated = client.generate(MODEL, "What is two plus two?", options=EXACT, think=True)
+    assert (generated.thinking, generated.response) == (answer.thinking, answer.content)
+    assert client.chat(MODEL, [*question, answer, *QUESTION], options=EXACT).message.content
 
 
 class Colour(BaseModel):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from samovar.config import CacheConfig, WorkerConfig
 from samovar.models import path_of
 from samovar.server.served import ServedModel
 from tests.conftest import Models
+from tests.gguf.gguf_files import U32, parse
 from tests.server.conftest import mini
 from tests.server.serving import PATIENCE, serving
 
@@ -174,6 +176,31 @@ def test_texts_that_are_too_long(models: Models) -> None:
         with pytest.raises(ResponseError) as caught:
             client.generate("embedder", "Hello")
         assert caught.value.status_code == 400
+        client.close()
+
+
+# ---- filling in ----------------------------------------------------------------------------------
+
+
+def test_a_text_is_filled_in_between_two(tmp_path: Path) -> None:
+    file = path_of(MODEL)
+    assert file is not None
+    raw = parse(file.read_bytes())
+    for token, key in enumerate(("fim_pre", "fim_suf", "fim_mid"), start=3):
+        raw = raw.set(f"tokenizer.ggml.{key}_token_id", U32, token)
+    path = tmp_path / "filler.gguf"
+    path.write_bytes(raw.dump())
+    filler = replace(mini(tmp_path / "kv"), name="filler", path=str(path))
+    with serving([filler]) as url:
+        client = Client(host=url)
+        assert client.show("filler").capabilities == ["completion", "tools", "thinking", "insert"]
+        counts = [
+            client.generate("filler", text, raw=True, options=EXACT).prompt_eval_count or 0
+            for text in ("The sky", " blue.")
+        ]
+        found = client.generate("filler", "The sky", suffix=" blue.", options=EXACT)
+        assert found.response
+        assert found.prompt_eval_count == sum(counts) + 3
         client.close()
 
 
