@@ -36,7 +36,7 @@ async def _tokenized(models: Served, name: str, body: TokenizeRequest) -> bytes:
     tokens: list[int] = await models.ask(name, operation, **arguments)
     pieces: list[bytes] | None = None
     if body.with_pieces:
-        pieces = await models.ask(name, "pieces", tokens=tokens)
+        pieces = [text for text, _ in await models.ask(name, "pieces", tokens=tokens)]
     return tokenized_body(name, tokens, ready.context_length, pieces)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import msgspec
 from fastapi import Request
 
 from samovar.ipc.messages import Ready
@@ -16,14 +17,22 @@ from samovar.server.served import Served
 from samovar.types import Event, ReasoningDelta, TextDelta, TokenLogprobs
 
 
+class Piece(NamedTuple):
+    """What an id stands for."""
+
+    text: bytes
+    is_shown: bool
+    """Whether text shows it: control tokens are not."""
+
+
 class KnownPieces:
     """What workers told, by model. At most as much as their vocabularies hold."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Ready, dict[int, bytes]]] = {}
+        self._known: dict[str, tuple[Ready, dict[int, Piece]]] = {}
 
-    async def of(self, served: Served, name: str, tokens: Iterable[int]) -> dict[int, bytes]:
-        """The bytes of these ids. Raises what asking a model raises."""
+    async def of(self, served: Served, name: str, tokens: Iterable[int]) -> dict[int, Piece]:
+        """The pieces of these ids. Raises what asking a model raises."""
         ready = await served.ready(name)
         was, known = self._known.get(name, (ready, {}))
         if was is not ready:  # loaded anew, and perhaps from another file
@@ -32,8 +41,8 @@ class KnownPieces:
         wanted = set(tokens)
         missing = sorted(wanted - known.keys())
         if missing:
-            told: list[bytes] = await served.ask(name, "pieces", tokens=missing)
-            known.update(zip(missing, told, strict=True))
+            told = await served.ask(name, "pieces", tokens=missing)
+            known.update((token, Piece(*one)) for token, one in zip(missing, told, strict=True))
         return {token: known[token] for token in wanted}
 
 
@@ -46,24 +55,37 @@ def known_pieces(request: Request) -> KnownPieces:
     return found
 
 
-@dataclass(slots=True)
 class PiecesOf:
     """The bytes of ids that one answer needs."""
 
-    known: KnownPieces
-    served: Served
-    name: str
-    here: dict[int, bytes] = field(default_factory=dict)
+    def __init__(self, known: KnownPieces, served: Served, name: str) -> None:
+        self._known = known
+        self._served = served
+        self._name = name
+        self._hidden: set[int] = set()
+        self.here: dict[int, bytes] = {}
+        """Every id that the log-probabilities of an event name, before it comes."""
 
     async def ahead_of(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events; before one comes, every id that its log-probabilities name is `here`."""
+        """The same events, without the log-probabilities of tokens that no text shows.
+
+        Those are control tokens, such as the one that ends an answer.
+        """
         async with aclosing(events) as stream:  # type: ignore[type-var]
             async for event in stream:
                 if isinstance(event, TextDelta | ReasoningDelta) and event.logprobs:
-                    missing = _ids(event.logprobs) - self.here.keys()
-                    if missing:
-                        self.here |= await self.known.of(self.served, self.name, missing)
-                yield event
+                    await self._look_up(_ids(event.logprobs) - self.here.keys())
+                    shown = tuple(one for one in event.logprobs if one.token not in self._hidden)
+                    yield msgspec.structs.replace(event, logprobs=shown)
+                else:
+                    yield event
+
+    async def _look_up(self, tokens: set[int]) -> None:
+        if not tokens:
+            return
+        found = await self._known.of(self._served, self._name, tokens)
+        self.here.update((token, piece.text) for token, piece in found.items())
+        self._hidden.update(token for token, piece in found.items() if not piece.is_shown)
 
 
 def _ids(logprobs: Iterable[TokenLogprobs]) -> set[int]:

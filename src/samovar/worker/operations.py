@@ -71,10 +71,16 @@ class Operations:
         """Ids to text."""
         return self._served.backend.detokenize(tokens).decode("utf-8", "replace")
 
-    def pieces(self, tokens: list[int]) -> list[bytes]:
-        """What each id stands for: parts of characters as they are, control tokens as written."""
+    def pieces(self, tokens: list[int]) -> list[tuple[bytes, bool]]:
+        """What each id stands for, control tokens as they are written, and whether text shows it.
+
+        Parts of characters are as they are.
+        """
         backend = self._served.backend
-        return [backend.detokenize([token], special=True) for token in tokens]
+        return [
+            (backend.detokenize([token], special=True), bool(backend.detokenize([token])))
+            for token in tokens
+        ]
 
     def encode(self, text: str | bytes, *, is_raw: bool = False) -> list[int]:
         """The ids of a prompt: as one user's message where there is a template, unless raw."""

@@ -1,0 +1,173 @@
+"""Completions over a real socket, through OpenAI's own client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from samovar.config import WorkerConfig
+from samovar.server.served import ServedModel
+from tests.conftest import SHARED, Models
+from tests.server.openai_clients import MODEL, client_of
+from tests.server.serving import serving
+
+ONCE = "Once upon a time"
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with client_of(server) as made:
+        yield made
+
+
+def greedy(client: openai.OpenAI, prompt: Any = ONCE, **more: Any) -> Any:  # noqa: ANN401
+    given = {"model": MODEL, "temperature": 0, "max_tokens": 8, **more}
+    return client.completions.create(prompt=prompt, **given)
+
+
+def tokens_of(client: openai.OpenAI, text: str) -> list[int]:
+    path = "/tokenize"
+    found: list[int] = client.post(path, body={"content": text}, cast_to=dict[str, Any])["tokens"]
+    return found
+
+
+def test_a_completion_streamed_is_the_completion_in_one_piece(client: openai.OpenAI) -> None:
+    whole = greedy(client)
+    assert whole.object == "text_completion"
+    assert whole.choices[0].text
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage.completion_tokens == 8
+    chunks = list(greedy(client, stream=True, stream_options={"include_usage": True}))
+    text = "".join(choice.text for one in chunks for choice in one.choices)
+    assert text == whole.choices[0].text
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    assert chunks[-2].choices[0].finish_reason == "length"
+
+
+def test_text_and_its_tokens_are_the_same_prompt(client: openai.OpenAI) -> None:
+    tokens = tokens_of(client, ONCE)
+    whole = greedy(client, tokens)
+    assert whole.choices[0].text == greedy(client).choices[0].text
+    assert whole.usage.prompt_tokens == len(tokens)
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_several_prompts_are_answered_in_their_places(
+    client: openai.OpenAI, is_text: object
+) -> None:
+    texts = [ONCE, "The fox", "Tom has"]
+    prompts = texts if is_text else [tokens_of(client, one) for one in texts]
+    given: dict[str, Any] = {"n": 2, "temperature": 1, "seed": 3}
+    whole = greedy(client, prompts, **given)
+    assert [one.index for one in whole.choices] == list(range(6))
+    for number, prompt in enumerate(prompts):
+        alone = greedy(client, prompt, **given)
+        here = whole.choices[2 * number : 2 * number + 2]
+        assert [one.text for one in alone.choices] == [one.text for one in here]
+    told = [""] * 6
+    for chunk in greedy(client, prompts, stream=True, **given):
+        for choice in chunk.choices:
+            told[choice.index] += choice.text
+    assert told == [one.text for one in whole.choices]
+
+
+def test_more_prompts_than_run_at_once(client: openai.OpenAI) -> None:
+    whole = greedy(client, [f"Number {i}" for i in range(20)], max_tokens=2)
+    assert [one.index for one in whole.choices] == list(range(20))
+    assert whole.usage.completion_tokens == 40
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_the_prompt_is_said_again_where_that_is_asked_for(
+    client: openai.OpenAI, is_text: object
+) -> None:
+    prompt = ONCE if is_text else tokens_of(client, ONCE)
+    plain = greedy(client, prompt).choices[0].text
+    assert greedy(client, prompt, echo=True).choices[0].text == ONCE + plain
+    chunks = greedy(client, prompt, echo=True, stream=True)
+    assert "".join(c.text for one in chunks for c in one.choices) == ONCE + plain
+
+
+def test_nothing_but_the_prompt(client: openai.OpenAI) -> None:
+    whole = greedy(client, echo=True, max_tokens=0)
+    assert whole.choices[0].text == ONCE
+    assert whole.usage.completion_tokens == 0
+
+
+def test_log_probabilities_in_the_older_form(client: openai.OpenAI) -> None:
+    whole = greedy(client, logprobs=2)
+    told = whole.choices[0].logprobs
+    assert "".join(told.tokens) == whole.choices[0].text
+    starts = [len("".join(told.tokens[:i])) for i in range(len(told.tokens))]
+    assert told.text_offset == starts
+    for token, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[token] == value == max(top.values())
+        assert len(top) == 2
+    chunks = [one for one in greedy(client, logprobs=2, stream=True) if one.choices[0].logprobs]
+    assert [token for one in chunks for token in one.choices[0].logprobs.tokens] == told.tokens
+    assert [at for one in chunks for at in one.choices[0].logprobs.text_offset] == starts
+
+
+def test_the_best_of_some_is_told(client: openai.OpenAI) -> None:
+    given: dict[str, Any] = {"temperature": 1.5, "seed": 11, "logprobs": 0}
+    every = greedy(client, n=4, **given)
+    means = [
+        math.fsum(one.logprobs.token_logprobs) / len(one.logprobs.token_logprobs)
+        for one in every.choices
+    ]
+    best = greedy(client, best_of=4, n=1, temperature=1.5, seed=11)
+    (choice,) = best.choices
+    assert choice.text == every.choices[means.index(max(means))].text
+    assert choice.logprobs is None
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+
+
+def test_a_grammar_holds_for_plain_prompts_too(client: openai.OpenAI) -> None:
+    assert greedy(client, extra_body={"regex": "(ab){3}"}).choices[0].text == "ababab"
+
+
+def test_a_bad_token_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        greedy(client, [1, 2**31])
+    assert caught.value.code == "invalid_token"
+
+
+def test_one_of_several_that_fails_fails_all(client: openai.OpenAI) -> None:
+    for is_streamed in (True, False):
+        with pytest.raises(openai.APIError):
+            list(greedy(client, ["fine", "long " * 4000, "fine"], stream=is_streamed))
+    assert greedy(client).choices
+
+
+def test_who_cannot_fill_in_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        greedy(client, "def f():", suffix="return 1")
+    assert caught.value.code == "operation_unsupported"
+
+
+def test_a_session_goes_on(client: openai.OpenAI) -> None:
+    body = {"session_id": "one", "no_store": True}
+    first = greedy(client, extra_body=body)
+    second = greedy(client, f"{ONCE}{first.choices[0].text} and", extra_body=body)
+    assert second.usage.prompt_tokens_details.cached_tokens > 4
+
+
+@pytest.mark.parametrize(
+    "vocab", sorted((SHARED / "vocab").glob("*qwen2.gguf")), ids=lambda path: path.stem
+)
+def test_what_is_missing_is_asked_for_as_the_model_was_trained(models: Models, vocab: Path) -> None:
+    path = models("qwen2", vocab=vocab)
+    worker = WorkerConfig(threads=1, context_length=256)
+    with serving([ServedModel("coder", str(path), worker, None)]) as url, client_of(url) as client:
+        before, after = "def f(x):\n    ", "\n    return y"
+        marked = f"<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>"
+        question: Any = {"content": marked, "parse_special": True}
+        tokens = client.post("/tokenize", body=question, cast_to=dict[str, Any])["tokens"]
+        filled = greedy(client, before, suffix=after, model="coder")
+        assert filled.usage.prompt_tokens == len(tokens)
+        assert filled.choices[0].text == greedy(client, tokens, model="coder").choices[0].text
