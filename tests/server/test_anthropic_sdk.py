@@ -242,6 +242,19 @@ def test_the_second_turn_reads_what_the_first_left(client: Anthropic) -> None:
     assert again.usage.input_tokens == 1
 
 
+def test_the_line_about_bills_does_not_make_a_prompt_another_one(client: Anthropic) -> None:
+    counts = []
+    for number in ("1a2b3", "f00ba"):
+        line = f"x-anthropic-billing-header: cc_version=2.1; cc_entrypoint=cli; cch={number};"
+        system: Any = [{"type": "text", "text": line}]
+        system += [{"type": "text", "text": "You know what animals say and where they live." * 4}]
+        usage = ask(client, COW, system=system, max_tokens=1).usage
+        counts.append((total(usage), usage.cache_read_input_tokens))
+    plain = client.messages.count_tokens(model=MODEL, messages=COW, system=system[1:])
+    assert [one[0] for one in counts] == [plain.input_tokens] * 2
+    assert counts[1][1] == plain.input_tokens - 1
+
+
 def test_no_store_and_salts(client: Anthropic) -> None:
     text = "Ben has a small boat and a long rope and a big tent and a warm coat. " * 3
     asked: Any = [{"role": "user", "content": f"{text}What does Ben have?"}]

@@ -12,7 +12,7 @@ from samovar.api.anthropic.answer import AnswerTo
 from samovar.api.anthropic.collector import MessageCollector
 from samovar.api.anthropic.encoder import MessagesEncoder
 from samovar.api.anthropic.failures import failure
-from samovar.api.anthropic.request import chat_of, request_of
+from samovar.api.anthropic.request import chat_of, request_of, salt_of
 from samovar.api.anthropic.schema import ConversationFields, MessagesFields, ignored
 from samovar.api.anthropic.signing import Signer
 from samovar.api.wire import JSON, SSE
@@ -88,12 +88,15 @@ async def create_message(
 @router.post(
     "/v1/messages/count_tokens", responses={name: _RESPONSES[name] for name in ("4XX", "5XX")}
 )
-async def count_tokens(body: ConversationFields, models: Models, signs: Signs) -> dict[str, int]:
+async def count_tokens(
+    body: ConversationFields, models: Models, asker: Asker, signs: Signs
+) -> dict[str, int]:
     """How many input tokens a conversation is: rendered as an answer to it would have it."""
     models.model(body.model)
     chat = chat_of(body, signs)
     asked = {name: getattr(chat, name) for name in _RENDERED}
-    tokens = await models.ask(body.model, "render", **asked)
+    salt = salt_of(body, asker.tenant)
+    tokens = await models.ask(body.model, "render", salt=salt, **asked)
     return {"input_tokens": len(tokens)}
 
 

@@ -80,10 +80,15 @@ def request_of(
         prefill_only=body.max_tokens == 0,
         stop=tuple(body.stop_sequences or ()),
         tenant=_within(tenant, f"user/{_short(user)}") if user else tenant,
-        cache_salt=_within(tenant, f"salt/{body.cache_salt}") if body.cache_salt else tenant,
+        cache_salt=salt_of(body, tenant),
         is_stored=not body.no_store,
         adapters=tuple((body.adapters or {}).items()),
     )
+
+
+def salt_of(body: ConversationFields, tenant: str) -> str:
+    """With whom a request shares what is computed and remembered."""
+    return _within(tenant, f"salt/{body.cache_salt}") if body.cache_salt else tenant
 
 
 def _sampling(body: MessagesFields) -> SamplingParams:

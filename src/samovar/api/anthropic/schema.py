@@ -106,10 +106,12 @@ class ConversationFields(Fields):
     container: str | dict[str, Any] | None = None
     volatile: Annotated[list[str], Field(max_length=MAX_RULES)] | None = None
     """Rules that hold prompts still (see docs/stability.md). No field of Anthropic's."""
+    cache_salt: Name | None = None
+    """Share what was computed with requests of the same salt only. No field of Anthropic's."""
 
 
 class MessagesFields(ConversationFields):
-    """A request for an answer; the last five are no fields of Anthropic's."""
+    """A request for an answer; the last four are no fields of Anthropic's."""
 
     max_tokens: Annotated[int, Field(ge=0)]
     """0: compute the prompt and answer nothing."""
@@ -121,8 +123,6 @@ class MessagesFields(ConversationFields):
     metadata: MetadataFields | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    cache_salt: Name | None = None
-    """Share what was computed with requests of the same salt only."""
     no_store: bool = False
     """Keep nothing of it in the cache."""
     adapters: Annotated[dict[Name, float], Field(max_length=MAX_ADAPTERS)] | None = None
