@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from samovar.config import WorkerConfig
 from samovar.server.served import ServedModel
-from tests.conftest import SHARED, Models
+from tests.conftest import Models
 from tests.server.openai_clients import MODEL, client_of
 from tests.server.serving import serving
 
@@ -157,17 +159,21 @@ def test_a_session_goes_on(client: openai.OpenAI) -> None:
     assert second.usage.prompt_tokens_details.cached_tokens > 4
 
 
-@pytest.mark.parametrize(
-    "vocab", sorted((SHARED / "vocab").glob("*qwen2.gguf")), ids=lambda path: path.stem
-)
-def test_what_is_missing_is_asked_for_as_the_model_was_trained(models: Models, vocab: Path) -> None:
-    path = models("qwen2", vocab=vocab)
+def test_what_is_missing_is_asked_for_as_the_model_was_trained(
+    models: Models, tmp_path: Path
+) -> None:
+    path = tmp_path / "coder.gguf"
+    marks = {"fim_pre": 300, "fim_suf": 301, "fim_mid": 302}
+    options = [text for name in marks for text in ("--special-token-by-id", name, str(marks[name]))]
+    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", *options]
+    plain = models("llama", vocab="spm")  # whose texts begin with BOS
+    subprocess.run([*command, plain, path], check=True, capture_output=True, timeout=60)
     worker = WorkerConfig(threads=1, context_length=256)
     with serving([ServedModel("coder", str(path), worker, None)]) as url, client_of(url) as client:
-        before, after = "def f(x):\n    ", "\n    return y"
-        marked = f"<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>"
-        question: Any = {"content": marked, "parse_special": True}
-        tokens = client.post("/tokenize", body=question, cast_to=dict[str, Any])["tokens"]
-        filled = greedy(client, before, suffix=after, model="coder")
-        assert filled.usage.prompt_tokens == len(tokens)
-        assert filled.choices[0].text == greedy(client, tokens, model="coder").choices[0].text
+        before, after = "def f(x):", "return y"
+        start, *ahead = tokens_of(client, before)
+        behind = tokens_of(client, after)[1:]
+        filled = greedy(client, before, suffix=after, model="coder").choices[0].text
+        marked = [start, 300, *ahead, 301, *behind, 302]
+        assert filled == greedy(client, marked, model="coder").choices[0].text
+        assert filled != greedy(client, before, model="coder").choices[0].text
