@@ -343,6 +343,7 @@ def test_formats_of_text(given_format: Json, expected: Grammar | None) -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].function.name"),
         ({"tools": [{"type": "mystery"}]}, "tools[0].type"),
         ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function.name"),
         ({"tools": [{"type": "namespace", "tools": []}]}, "tools[0].name"),
@@ -412,6 +413,30 @@ def test_tools_that_cannot_be_run_are_left_out_beside_others() -> None:
     assert one.request.chat is not None
     assert len(one.request.chat.tools) == 1
     assert one.head.echo["tools"] == [TOOL]
+
+
+PATCH = {
+    "type": "custom",
+    "name": "patch",
+    "description": "Change files.",
+    "format": {"type": "grammar", "syntax": "lark", "definition": "start: /a+/"},
+}
+
+
+def test_a_custom_tool_is_a_function_of_one_text() -> None:
+    one = asked(tools=[PATCH])
+    assert one.request.chat is not None
+    (tool,) = one.request.chat.tools
+    assert tool["function"]["name"] == "patch"
+    assert list(tool["function"]["parameters"]["properties"]) == ["input"]
+    told = "Change files.\nThe input follows this grammar (lark):\nstart: /a+/"
+    assert tool["function"]["description"] == told
+    item = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": 'a "b"'}
+    output = {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"}
+    said = messages({"role": "user", "content": "Hi"}, item, output)
+    (call_of,) = said[1]["tool_calls"]
+    assert json.loads(call_of["function"]["arguments"]) == {"input": 'a "b"'}
+    assert said[2] == {"role": "tool", "tool_call_id": "c1", "name": "patch", "content": "done"}
 
 
 # ---- going on ------------------------------------------------------------------------------------

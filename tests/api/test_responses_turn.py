@@ -47,7 +47,7 @@ Json = dict[str, Any]
 
 def turn(**head: bool) -> Turn:
     numbers = itertools.count()
-    made = Head("resp_1", 100, ECHO, **head)
+    made = Head("resp_1", 100, ECHO, customs={"patch"}, **head)
     return Turn(made, lambda prefix: f"{prefix}{next(numbers)}", lambda: 107, PIECES)
 
 
@@ -98,7 +98,8 @@ def sequences(draw: st.DrawFn) -> list[Event]:
         elif kind == "thought":
             events += [thought(part) for part in parts]
         else:
-            number, name = next(numbers), draw(st.text(min_size=1, max_size=5))
+            number = next(numbers)
+            name = draw(st.sampled_from(["patch"]) | st.text(min_size=1, max_size=5))
             events += [call(number, name if i == 0 else "", part) for i, part in enumerate(parts)]
     end = draw(st.sampled_from(["stop", "length", "tool_calls", "cancelled", "failed"]))
     failed = Failed("r", "worker_lost", "gone")
@@ -158,11 +159,11 @@ class Rebuilt:
             assert self._open is None
 
     def _part(self, kind: str, event: Json) -> None:
-        if kind.startswith("function_call_arguments"):
+        if kind.startswith(("function_call_arguments", "custom_tool_call_input")):
             if kind.endswith(".delta"):
                 self._arguments += event["delta"]
             else:
-                assert event["arguments"] == self._arguments
+                assert self._arguments in (event.get("arguments"), event.get("input"))
             return
         is_summary = "summary_index" in event
         key = ("summary", event["summary_index"]) if is_summary else ("", event["content_index"])
@@ -180,8 +181,8 @@ class Rebuilt:
     def _done(self, item: Json) -> None:
         assert item["id"] == self._id
         assert item["status"] in {"completed", "incomplete"}
-        if item["type"] == "function_call":
-            assert item["arguments"] == self._arguments
+        if item["type"] in {"function_call", "custom_tool_call"}:
+            assert self._arguments in (item.get("arguments"), item.get("input"))
         else:
             assert [part["text"] for part in item["content"]] == [self._parts["", 0]]
         if item["type"] == "reasoning":
@@ -330,6 +331,19 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
     said = fed(one := turn(), [call(0, "now", ""), finished("tool_calls")])
     assert one.output()[0]["arguments"] == "{}"
     assert [event["delta"] for event in said if event["type"].endswith(".delta")] == ["{}"]
+
+
+def test_a_custom_tool_gets_the_text_and_not_its_json() -> None:
+    events: list[Event] = [call(0, "patch", '{"in'), call(0, "", 'put": "a \\"b\\""}'), finished()]
+    one = turn()
+    assert kinds(fed(one, events))[2:-1] == [
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
+    ]
+    (item,) = one.output()
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", 'a "b"')
 
 
 def test_log_probabilities_have_text_and_bytes_where_they_were_asked_for() -> None:

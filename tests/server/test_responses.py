@@ -190,6 +190,47 @@ def test_a_call_that_is_demanded_comes_as_deltas(client: OpenAI) -> None:
     assert final.tool_choice.name == "get_weather"
 
 
+def test_the_tools_of_an_agent_are_offered_as_far_as_they_can_be(client: OpenAI) -> None:
+    tools: list[Any] = [
+        {"type": "namespace", "name": "clock", "description": "Clocks.", "tools": [TOOLS[0]]},
+        {"type": "custom", "name": "note", "description": "Write something down."},
+        {"type": "web_search"},
+    ]
+    raw = client.responses.with_raw_response.create(
+        model=MODEL,
+        input="How late is it in Oslo?",
+        tools=tools,
+        tool_choice={"type": "function", "name": "clock__get_time"},
+        temperature=0,
+    )
+    assert raw.headers["X-Samovar-Ignored"] == "tools[2].web_search"
+    first = raw.parse()
+    call = first.output[-1]
+    assert call.type == "function_call"
+    assert (call.namespace, call.name) == ("clock", "get_time")
+    answered = {"type": "function_call_output", "call_id": call.call_id, "output": "17:54"}
+    second = ask(
+        client,
+        [answered],
+        previous_response_id=first.id,
+        tools=tools,
+        tool_choice={"type": "custom", "name": "note"},
+        max_output_tokens=200,
+    )
+    noted = second.output[-1]
+    assert (noted.type, noted.name) == ("custom_tool_call", "note")
+    answered = {"type": "custom_tool_call_output", "call_id": noted.call_id, "output": "noted"}
+    third = ask(client, [answered], previous_response_id=second.id, max_output_tokens=20)
+    kept = client.responses.input_items.list(third.id, order="asc").data
+    assert [item.type for item in kept if item.type != "reasoning"] == [
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+    ]
+
+
 # ---- limits, probabilities, failures -------------------------------------------------------------
 
 

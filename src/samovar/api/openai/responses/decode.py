@@ -157,6 +157,7 @@ def _head(body: ResponsesBody, setting: Setting, sampling: SamplingParams, tools
         setting.created_at,
         {"model": setting.model, "tools": tools.shown, **_echo(body, sampling, reasoning)},
         namespaces=tools.namespaces,
+        customs=tools.customs,
         has_summary=reasoning.summary is not None,
         is_sealed=SEALED_REASONING in (body.include or ()),
         has_logprobs=_has_logprobs(body),

@@ -160,11 +160,28 @@ def _call_output(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
     }
 
 
+def _custom_call(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
+    return {
+        "id": _id(value, "ctc_", new_id),
+        "type": "custom_tool_call",
+        "status": "completed",
+        "call_id": _text(value, "call_id", where),
+        "name": _text(value, "name", where),
+        "input": _text(value, "input", where),
+    }
+
+
+def _custom_output(value: Mapping[str, Any], where: str, new_id: Ids) -> Item:
+    return {**_call_output(value, where, new_id), "type": "custom_tool_call_output"}
+
+
 _KINDS: dict[str, Callable[[Mapping[str, Any], str, Ids], Item]] = {
     "message": _message,
     "reasoning": _reasoning,
     "function_call": _call,
     "function_call_output": _call_output,
+    "custom_tool_call": _custom_call,
+    "custom_tool_call_output": _custom_output,
 }
 
 

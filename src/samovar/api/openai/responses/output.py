@@ -9,6 +9,10 @@ import base64
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import msgspec
+
+from samovar.api.openai.responses.tools import INPUT
+
 Json = dict[str, Any]
 Said = Iterator[tuple[str, Json]]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -199,6 +203,42 @@ class CallItem(Item):
         done = self._in_item(name=self.name, arguments=text)
         yield "response.function_call_arguments.done", done
         yield self._done(status)
+
+
+class CustomCallItem(CallItem):
+    """A call of a tool that takes free text: the model writes it as an argument, which is JSON."""
+
+    def as_json(self) -> Json:
+        """The item as it stands; its input, once it is there."""
+        return {
+            "id": self.item_id,
+            "type": "custom_tool_call",
+            "status": self.status,
+            "call_id": self.call_id,
+            "name": self.name,
+            "input": "" if self.status == "in_progress" else self._input(),
+        }
+
+    def more(self, arguments: str) -> Said:
+        """It goes on; nothing of it is told before it can be read."""
+        self._texts.append(arguments)
+        yield from ()
+
+    def closed(self, status: ItemStatus) -> Said:
+        """It ends."""
+        text = self._input()
+        if text:
+            yield "response.custom_tool_call_input.delta", self._in_item(delta=text)
+        yield "response.custom_tool_call_input.done", self._in_item(input=text)
+        yield self._done(status)
+
+    def _input(self) -> str:
+        """The input; what the model wrote, where that is not what it should be, or was cut off."""
+        text = self.text
+        try:
+            return msgspec.json.decode(text, type=dict[str, str])[INPUT]
+        except (msgspec.MsgspecError, KeyError):
+            return text
 
 
 def sealed(text: str) -> str:

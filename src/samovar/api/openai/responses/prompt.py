@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from samovar.api.openai.responses.items import Item
 from samovar.api.openai.responses.output import unsealed
-from samovar.api.openai.responses.tools import full_name
+from samovar.api.openai.responses.tools import INPUT, full_name
 from samovar.errors import InvalidRequest
 from samovar.types import Message
 
@@ -52,7 +54,9 @@ class _Messages:
         elif kind == "reasoning":
             self._reasoning(item)
         elif kind == "function_call":
-            self._call(item)
+            self._call(item, item["arguments"])
+        elif kind == "custom_tool_call":
+            self._call(item, msgspec.json.encode({INPUT: item["input"]}).decode())
         else:
             self._output(item)
 
@@ -74,10 +78,10 @@ class _Messages:
             keys = ("reasoning_content", "content", "tool_calls")
             self._assistant(unless=keys)["reasoning_content"] = text
 
-    def _call(self, item: Item) -> None:
+    def _call(self, item: Item, arguments: str) -> None:
         name = full_name(item.get("namespace"), item["name"])
         self._names[item["call_id"]] = name
-        function = {"name": name, "arguments": item["arguments"]}
+        function = {"name": name, "arguments": arguments}
         call = {"id": item["call_id"], "type": "function", "function": function}
         self._assistant().setdefault("tool_calls", []).append(call)
 
@@ -86,8 +90,8 @@ class _Messages:
         call_id, output = item["call_id"], item["output"]
         if call_id not in self._names:
             raise InvalidRequest(
-                "a function_call_output answers a call that is not in the conversation; send the"
-                " function_call before it, or the previous_response_id of the response it came in"
+                f"a {item['type']} answers a call that is not in the conversation; send the call"
+                " before it, or the previous_response_id of the response it came in"
             )
         text = output if isinstance(output, str) else _text_of(output)
         name = self._names[call_id]

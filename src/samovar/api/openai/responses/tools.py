@@ -1,8 +1,9 @@
 """Tools and the choice among them, which Responses writes flatter than chats do.
 
-Agents send what they have: functions, namespaces of functions, and tools that only OpenAI's own
-servers run. A model is offered the functions. What is left out is told; a request that has nothing
-else, or wants one of those, is refused.
+Agents send what they have: functions, namespaces of functions, custom tools that take free text,
+and tools that only OpenAI's own servers run. A model is offered the functions, and custom tools as
+functions of one text. What is left out is told; a request that has nothing else, or wants one of
+those, is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from samovar.api.openai.checks import BadField
 from samovar.types import Tool, ToolChoice
 
 _FUNCTION = ("name", "description", "parameters", "strict")
+INPUT = "input"
+"""The one argument of a custom tool."""
+
 _HOSTED = (
     "apply_patch",
     "code_interpreter",
@@ -39,7 +43,7 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: Literal["function", "allowed_tools"]
+    type: Literal["function", "custom", "allowed_tools"]
     name: str | None = None
     function: nested.Named | None = None
     """Where chats have the name."""
@@ -56,6 +60,8 @@ class Offered:
     """The same as the response object tells of them."""
     namespaces: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By what the model calls them: the namespaces of functions, and their names there."""
+    customs: set[str] = field(default_factory=set)
+    """Names of those that take free text."""
     left_out: list[str] = field(default_factory=list)
     """What is not offered: `tools[2].web_search`."""
 
@@ -67,6 +73,10 @@ def offered(given: Sequence[Mapping[str, Any]]) -> Offered:
         kind = one.get("type", "function")
         if kind == "namespace":
             _add_namespace(made, one, f"tools[{i}]")
+        elif kind == "custom":
+            made.tools.append(_custom(one, f"tools[{i}]"))
+            made.shown.append({key: one.get(key) for key in ("type", "name", "description")})
+            made.customs.add(one["name"])
         elif isinstance(kind, str) and kind.startswith(_HOSTED):
             made.left_out.append(f"tools[{i}].{next(filter(kind.startswith, _HOSTED))}")
         else:
@@ -108,6 +118,24 @@ def _add_namespace(made: Offered, given: Mapping[str, Any], place: str) -> None:
         made.namespaces[name] = namespace, function["name"]
         made.tools.append({"type": "function", "function": {**function, "name": name}})
     made.shown.append({key: given.get(key) for key in ("type", "name", "description", "tools")})
+
+
+def _custom(given: Mapping[str, Any], place: str) -> Tool:
+    """A tool of free text as a function of one text; a grammar of it is told, and not enforced."""
+    told = [one for one in (given.get("description"), _grammar(given)) if isinstance(one, str)]
+    text = {"type": "string", "description": "All of the input."}
+    schema = {"type": "object", "properties": {INPUT: text}, "required": [INPUT]}
+    function = {"name": given.get("name"), "parameters": schema}
+    if told:
+        function["description"] = "\n".join(told)
+    return _function(function, place)
+
+
+def _grammar(given: Mapping[str, Any]) -> str | None:
+    wanted = given.get("format")
+    if not isinstance(wanted, Mapping) or not isinstance(wanted.get("definition"), str):
+        return None
+    return f"The input follows this grammar ({wanted.get('syntax')}):\n{wanted['definition']}"
 
 
 def _function(given: Mapping[str, Any], place: str) -> Tool:

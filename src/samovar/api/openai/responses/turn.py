@@ -7,7 +7,7 @@ end is what the deltas add up to; nothing follows the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,7 @@ import msgspec
 from samovar.api.openai.logprobs import Pieces, chat_logprobs
 from samovar.api.openai.responses.output import (
     CallItem,
+    CustomCallItem,
     Item,
     ItemStatus,
     Json,
@@ -56,6 +57,8 @@ class Head:
     """What the object says of its request: model, tools, temperature and so on."""
     namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """By what the model calls them: the namespaces of functions, and their names there."""
+    customs: Set[str] = frozenset()
+    """Names of tools that take free text."""
     has_summary: bool = False
     is_sealed: bool = False
     """The reasoning comes as `encrypted_content` as well."""
@@ -176,10 +179,7 @@ class Turn:
         item = self._open_item()
         if not isinstance(item, CallItem) or event.call != self._call:
             yield from self._close("completed")
-            ids = self.new_id("fc_"), len(self._items), self.new_id("call_")
-            namespace, name = self.head.namespaces.get(event.name, (None, event.name))
-            item = CallItem(*ids, name, namespace)
-            self._items.append(item)
+            item = self._new_call(event.name)
             self._call = event.call
             yield from item.opened()
         if event.arguments:
@@ -210,6 +210,17 @@ class Turn:
     def _new_message(self) -> MessageItem:
         ids = self.new_id("msg_"), len(self._items)
         item = MessageItem(*ids, has_logprobs=self.head.has_logprobs)
+        self._items.append(item)
+        return item
+
+    def _new_call(self, called: str) -> CallItem:
+        namespace, name = self.head.namespaces.get(called, (None, called))
+        index = len(self._items)
+        item: CallItem
+        if called in self.head.customs:
+            item = CustomCallItem(self.new_id("ctc_"), index, self.new_id("call_"), name)
+        else:
+            item = CallItem(self.new_id("fc_"), index, self.new_id("call_"), name, namespace)
         self._items.append(item)
         return item
 
