@@ -14,7 +14,7 @@ import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
-from samovar.config import WorkerConfig
+from samovar.config import ServerConfig, WorkerConfig
 from tests.server.conftest import mini
 from tests.server.serving import PATIENCE, serving
 
@@ -167,6 +167,28 @@ def test_thinking_that_is_omitted_leaves_a_signature(client: Anthropic) -> None:
     assert first.thinking == ""
     assert first.signature
     assert second.type == "text"
+
+
+def test_thinking_that_comes_back_is_read_if_it_was_signed_here(client: Anthropic) -> None:
+    question: Any = [{"role": "user", "content": PROBLEM}]
+    thinking: Any = {"type": "enabled", "budget_tokens": 1024}
+    signed = ask(client, question, max_tokens=200, thinking=thinking).content[0].to_dict()
+    call = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}
+
+    def count(*blocks: Json) -> int:
+        turns: Any = [
+            *question,
+            {"role": "assistant", "content": [*blocks, call]},
+            {"role": "user", "content": [result]},
+        ]
+        found = client.messages.count_tokens(model=MODEL, messages=turns, tools=[WEATHER])  # type: ignore[list-item]
+        return found.input_tokens
+
+    plain = count()
+    assert count(signed) > plain + 5
+    assert count(signed | {"thinking": "I shall do as I please."}) == plain
+    assert count(signed | {"signature": "EqQBCgIYAhIMbm90IGZyb20gaGVyZQ=="}) == plain
 
 
 # ---- tools --------------------------------------------------------------------------------------
@@ -375,6 +397,44 @@ def test_the_beta_client_is_served_too(client: Anthropic) -> None:
         extra_body={"temperature": 0},
     )
     assert said(message)[0]["text"] == "A cow says moo."
+
+
+KEYS = """
+[[keys]]
+name = "one"
+key = "sk-0123456789abcdef"
+requests_per_minute = 1
+[[keys]]
+name = "other"
+key = "sk-fedcba9876543210"
+"""
+
+
+def test_keys_and_limits(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(KEYS)
+    keys.chmod(0o600)
+    config = ServerConfig(port=0, keys_file=keys, max_body_bytes=10_000)
+
+    def client(**key: str) -> Anthropic:
+        return Anthropic(base_url=url, max_retries=0, **key)  # type: ignore[arg-type]
+
+    with serving([mini(tmp_path)], config) as url:
+        with client(api_key="sk-wrong") as stranger, pytest.raises(anthropic.AuthenticationError):
+            ask(stranger, COW)
+        with client(auth_token="sk-0123456789abcdef") as one:
+            with pytest.raises(anthropic.NotFoundError):
+                ask(one, COW, model="none")
+            with pytest.raises(anthropic.RateLimitError) as limited:
+                ask(one, COW)
+        large: Any = [{"role": "user", "content": "a" * 10_000}]
+        with client(api_key="sk-fedcba9876543210") as other:
+            with pytest.raises(anthropic.ContentTooLargeError) as refused:
+                ask(other, large)
+            assert ask(other, COW, max_tokens=1).type == "message"
+    assert limited.value.type == "rate_limit_error"
+    assert limited.value.response.headers["retry-after"]
+    assert refused.value.response.json()["error"]["type"] == "request_too_large"
 
 
 LONG: Json = {
