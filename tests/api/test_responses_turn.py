@@ -107,7 +107,7 @@ def sequences(draw: st.DrawFn) -> list[Event]:
 
 
 @given(events=sequences(), has_summary=st.booleans(), is_sealed=st.booleans())
-@settings(max_examples=scaled(60, 3000), deadline=None)
+@settings(max_examples=scaled(60, 1500), deadline=None)
 def test_whatever_comes_is_whole_and_adds_up(
     *, events: list[Event], has_summary: bool, is_sealed: bool
 ) -> None:
@@ -193,7 +193,7 @@ class Rebuilt:
 
 
 @given(events=sequences(), has_summary=st.booleans())
-@settings(max_examples=scaled(15, 1000), deadline=None)
+@settings(max_examples=scaled(15, 500), deadline=None)
 def test_the_sdk_accumulates_what_the_object_says(
     *, events: list[Event], has_summary: bool
 ) -> None:
@@ -209,7 +209,7 @@ def test_the_sdk_accumulates_what_the_object_says(
 
 
 @given(sequences())
-@settings(max_examples=scaled(15, 1000), deadline=None)
+@settings(max_examples=scaled(15, 500), deadline=None)
 def test_streamed_and_collected_say_the_same(events: list[Event]) -> None:
     ended: list[Turn] = []
     encoder = ResponseEncoder(turn(), ended.append)

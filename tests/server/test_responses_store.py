@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samovar.api.openai.responses.turn import Head, Turn
+from samovar.errors import Overloaded
+from samovar.server.responses_running import MAX_BACKGROUND, run_in_background
 from samovar.server.responses_store import Answer, Answers
 from samovar.types import Choice, Event, Finished, TextDelta, Usage
 from tests.conftest import scaled
@@ -123,6 +125,51 @@ def test_what_runs_is_found_and_forgotten_when_it_is_left() -> None:
         assert answer.over.is_set()
 
     asyncio.run(run())
+
+
+def test_only_so_many_run_in_the_background_and_all_end_with_the_server() -> None:
+    async def run() -> None:
+        answers = Answers()
+        begun = [unanswered(number, "a") for number in range(MAX_BACKGROUND)]
+        for one in begun:
+            run_in_background(answers, one, endless())
+        with pytest.raises(Overloaded):
+            run_in_background(answers, unanswered(-1, "a"), endless())
+        other = unanswered(-2, "b")
+        run_in_background(answers, other, endless())
+        await answers.close()
+        assert all(one.turn.status == "cancelled" for one in (*begun, other))
+        assert answers.num_background("a") == answers.num_background("b") == 0
+        assert answers.num_kept == MAX_BACKGROUND + 1
+
+    asyncio.run(run())
+
+
+def test_a_bug_in_the_background_is_told_by_the_response() -> None:
+    async def broken() -> AsyncIterator[Event]:
+        yield TextDelta("r", "Hi", ())
+        raise ZeroDivisionError
+
+    async def run() -> Answer:
+        answers, answer = Answers(), unanswered(0, "a")
+        run_in_background(answers, answer, broken())
+        await answer.over.wait()
+        return answer
+
+    response = asyncio.run(run()).turn.response()
+    assert response["status"] == "failed"
+    assert response["error"]["code"] == "server_error"
+    assert response["output"][0]["content"][0]["text"] == "Hi"
+
+
+def unanswered(number: int, tenant: str) -> Answer:
+    turn = Turn(Head(f"resp_{number}", 0, {}), lambda prefix: f"{prefix}{number}", lambda: 0)
+    return Answer(tenant, "m", turn, (), is_kept=True)
+
+
+async def endless() -> AsyncIterator[Event]:
+    yield TextDelta("r", "Hi", ())
+    await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -19,38 +19,38 @@ from samovar.types import Choice, Event, Failed, Finished, GenerateRequest, Usag
 
 logger = logging.getLogger(__name__)
 
-MAX_BACKGROUND = 64  # at once: nobody's going away ends them, and each holds its place in a queue
+MAX_BACKGROUND = 64  # of a tenant: nobody's going away ends them, and each is in a model's queue
 CANCEL_SECONDS = 5.0  # for the model to end a request; a step takes less, loading may take more
 
 
 def run_in_background(answers: Answers, answer: Answer, events: AsyncIterator[Event]) -> None:
     """Have a response run to its end, whoever goes. Raises Overloaded."""
-    if answers.num_background >= MAX_BACKGROUND:
-        raise Overloaded(f"{MAX_BACKGROUND} responses run in the background; try again later")
+    if answers.num_background(answer.tenant) >= MAX_BACKGROUND:
+        raise Overloaded(f"{MAX_BACKGROUND} responses run in the background; wait for one of them")
     answer.events = []
-    answers.run(answer, asyncio.create_task(_run(answers, answer, events)))
+    task = asyncio.create_task(_run(answer, events))
+    answers.run(answer, task)
+    task.add_done_callback(lambda _: _ended(answers, answer))
 
 
-async def _run(answers: Answers, answer: Answer, events: AsyncIterator[Event]) -> None:
+async def _run(answer: Answer, events: AsyncIterator[Event]) -> None:
     try:
         async with aclosing(events) as stream:  # type: ignore[type-var]
             async for event in stream:
                 answer.take(event)
     except SamovarError as error:
         answer.take(failed_of(error))
-    except asyncio.CancelledError:
-        answer.take(_cancelled(answer))
-        raise
     except Exception:  # a bug: who asks for the response is told that there is one
         logger.exception("a response in the background failed")
         answer.take(internal_failure())
-    finally:
-        answers.keep(answer)
-        answers.end(answer)
 
 
-def _cancelled(answer: Answer) -> Finished:
-    return Finished(answer.response_id, (Choice("cancelled", 0),), Usage(0, 0))
+def _ended(answers: Answers, answer: Answer) -> None:
+    """After the last event, or the end of the task, which may not even have begun."""
+    if not answer.turn.is_over:
+        answer.take(Finished(answer.response_id, (Choice("cancelled", 0),), Usage(0, 0)))
+    answers.keep(answer)
+    answers.end(answer)
 
 
 async def cancel(runtime: Runtime, answer: Answer) -> None:

@@ -103,10 +103,10 @@ class Answers:
         found = self._items.get((tenant, item_id))
         return None if found is None else found[0]
 
-    @property
-    def num_background(self) -> int:
-        """How many run that nobody waits for."""
-        return sum(one.task is not None for one in self._running.values())
+    def num_background(self, tenant: str) -> int:
+        """How many of a tenant's run that nobody waits for."""
+        running = self._running.values()
+        return sum(one.task is not None and one.tenant == tenant for one in running)
 
     @property
     def num_kept(self) -> int:
