@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from samovar.errors import Overloaded
+from samovar.errors import InvalidRequest, Overloaded
 from samovar.ipc import messages as ipc
 from samovar.ipc.channel import BrokenFrame, Frames, frame, receive
 
@@ -39,11 +39,17 @@ class Connection:
     def send(self, command: ipc.Command) -> None:
         """Send a command. Nothing happens when the other end is gone: that is found out anyway.
 
-        Raises Overloaded when the worker does not read what it is sent.
+        Raises Overloaded when the worker does not read what it is sent, and InvalidRequest for
+        what no message can hold.
         """
         if self._is_closed:
             return
-        data = frame(ipc.ENCODER.encode(command))
+        try:
+            data = frame(ipc.ENCODER.encode(command))
+        except (OverflowError, ValueError, TypeError, RecursionError) as error:
+            kind = type(error).__name__  # its text may hold what was asked
+            text = "the request holds a number beyond 64 bits, or text that is not Unicode"
+            raise InvalidRequest(f"{text} ({kind}); leave it out") from None
         if len(self._unsent) + len(data) > MAX_UNSENT:
             raise Overloaded("the worker takes nothing in; try again later")
         was_empty = not self._unsent

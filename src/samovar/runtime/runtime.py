@@ -235,12 +235,10 @@ class Runtime:
         except SamovarError as error:
             yield Failed(request.request_id, error.code, str(error), error.retryable)
             return
+        events = ticket.events
         try:
-            while True:
-                event = await ticket.events.get()
-                yield event
-                if ticket.is_over and ticket.events.empty():
-                    return
+            while not (ticket.is_over and events.empty()):
+                yield await events.get() if events.empty() else events.get_nowait()
         finally:
             resident.cancel(ticket)
 

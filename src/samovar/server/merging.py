@@ -25,19 +25,26 @@ async def merged(
     Raises what a stream raises.
     """
     waiting = deque(streams)
+    if len(waiting) == 1:  # nearly always: nothing has to be merged, and a queue would cost
+        async with aclosing(waiting.popleft()) as only:  # type: ignore[type-var]
+            async for event in only:
+                yield event
+                if isinstance(event, Failed):
+                    return
+        return
     events: _Events = asyncio.Queue(_BUFFERED)
     running = min(at_once, len(waiting))
     tasks = [asyncio.ensure_future(_fetch(waiting, events)) for _ in range(running)]
     try:
         while running:
-            event = await events.get()
-            if event is None:
+            found = await events.get()
+            if found is None:
                 running -= 1
                 continue
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if isinstance(event, Failed):
+            if isinstance(found, Exception):
+                raise found
+            yield found
+            if isinstance(found, Failed):
                 return
     finally:
         for task in tasks:

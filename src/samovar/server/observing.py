@@ -10,9 +10,21 @@ from starlette.types import Scope
 
 from samovar.server.current import Current
 from samovar.server.metrics import Counter, Gauge, Histogram, Metric
-from samovar.types import Embedded, Event, Failed, Finished, Ranked, Usage, Verified
+from samovar.types import (
+    Embedded,
+    Event,
+    Failed,
+    Finished,
+    Ranked,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    Verified,
+)
 from samovar.version import __version__
 
+_DELTAS = (TextDelta, ReasoningDelta, ToolCallDelta)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -152,15 +164,18 @@ class Watch:
         """One more."""
         now = time.monotonic()
         gaps = self._observers.itl if self._has_begun else self._observers.ttft
+        if not isinstance(event, _DELTAS):
+            self._see_end(event)
+        gaps.observe(now - self._last, self._model)
+        self._has_begun, self._last = True, now
+
+    def _see_end(self, event: Event) -> None:
         if isinstance(event, Failed):
             self._end(event.code)
-            return
-        if isinstance(event, Finished):
+        elif isinstance(event, Finished):
             self._end(event.choices[0].reason, event.usage)
         elif isinstance(event, (Embedded, Ranked, Verified)):
             self._end("stop", event.usage)
-        gaps.observe(now - self._last, self._model)
-        self._has_begun, self._last = True, now
 
     def fail(self, code: str) -> None:
         """It came to nothing."""
