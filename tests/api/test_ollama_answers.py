@@ -265,6 +265,7 @@ def test_tags() -> None:
     assert found[0].details.families == ["llama"]
     assert body["models"][0]["name"] == "mini"
     assert body["models"][1]["problem"] == BROKEN.problem
+    assert {len(one["digest"]) for one in body["models"]} == {64}  # `ollama list` cuts them
 
 
 def test_ps() -> None:

@@ -10,10 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from ollama import AsyncClient, ChatResponse, Client, GenerateResponse, ResponseError
 from pydantic import BaseModel
 
-from samovar.api.ollama.requests import MAX_NAME
+from samovar.api.ollama.requests import MAX_NAME, ChatBody, GenerateBody
+from samovar.api.ollama.vectors import EmbedBody
+from tests.conftest import scaled
 from tests.server.serving import PATIENCE
 
 MODEL = "samovar-mini"
@@ -287,6 +291,43 @@ def test_what_cannot_be_generated(
     body = {"model": MODEL, "prompt": "Hello", **fields}
     answer = httpx.post(f"{server}/api/generate", json=body, timeout=60)
     assert (answer.status_code, named in answer.json()["error"]) == (status, True)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+BODIES = (ChatBody, GenerateBody, EmbedBody)
+LEFT_ALONE = {"model", "options", "stream", "keep_alive"}
+"""How long the model stays as well: others use it."""
+FIELDS = st.sampled_from(
+    sorted({"verbose"}.union(*(one.model_fields for one in BODIES)) - LEFT_ALONE)
+)
+
+
+@pytest.mark.parametrize("route", ["chat", "generate", "embed", "embeddings", "show"])
+def test_bodies_of_any_shape_are_answered_or_refused(server: str, route: str) -> None:
+    limited = {"model": MODEL, "stream": False, "options": {"num_predict": 1}}
+    usual = {"messages": QUESTION, "prompt": "Hello", "input": "Hello"}
+
+    @given(st.dictionaries(FIELDS, JSON, min_size=1, max_size=3))
+    @settings(
+        max_examples=scaled(25, 300),
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    def answered(fields: dict[str, Any]) -> None:
+        answer = http.post(f"{server}/api/{route}", json={**usual, **fields, **limited})
+        assert answer.status_code < 500, answer.text
+        assert (answer.status_code == 200) != ("error" in answer.json())
+
+    with httpx.Client(timeout=60) as http:
+        answered()
 
 
 def test_the_client_raises_what_it_is_told(client: Client) -> None:

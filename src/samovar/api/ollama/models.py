@@ -15,6 +15,8 @@ from samovar.api.ollama.answers import timestamp
 LATEST = ":latest"
 """The tag that Ollama's clients put behind names that have none."""
 
+_NO_DIGEST = "0" * 64  # of a file that cannot be read: Ollama's command cuts it to 12 characters
+
 _FOREVER = 100 * 365 * 86400.0  # seconds: Ollama has a time for everything, even for this
 
 
@@ -66,7 +68,7 @@ def _tag(facts: ModelFacts) -> dict[str, Any]:
         "model": facts.name,
         "modified_at": timestamp(facts.modified),
         "size": facts.size_bytes,
-        "digest": facts.digest,
+        "digest": facts.digest or _NO_DIGEST,
         "details": _details(facts),
         "capabilities": facts.capabilities,
     }
