@@ -304,6 +304,24 @@ def test_counting_is_what_a_request_would_take(client: Anthropic) -> None:
         assert total(taken.usage) == counted.input_tokens, options
 
 
+def test_a_client_that_asks_is_told_what_it_changed(client: Anthropic) -> None:
+    first = ask(client, COW, diagnostics={"previous_message_id": None})
+    assert first.diagnostics is None
+    before: Any = {"previous_message_id": first.id}
+    turns = [*COW, first.to_param(), {"role": "user", "content": "And a dog?"}]
+    assert ask(client, turns, diagnostics=before).diagnostics is None
+    options = {"model": MODEL, "max_tokens": 9, "system": "Be brief.", "diagnostics": before}
+    with client.messages.stream(messages=turns, **options) as stream:
+        changed = stream.get_final_message().diagnostics
+    assert changed is not None
+    assert changed.to_dict() == {
+        "cache_miss_reason": {
+            "type": "system_changed",
+            "cache_missed_input_tokens": total(first.usage),
+        }
+    }
+
+
 def test_a_prompt_can_be_made_warm(client: Anthropic) -> None:
     text = "Lily has a yellow cup and a black cat and a white dog and a brown hen. " * 3
     asked: Any = [{"role": "user", "content": f"{text}What does Lily have?"}]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from samovar.api.anthropic.answer import AnswerTo
 from samovar.api.anthropic.collector import MessageCollector
+from samovar.api.anthropic.diagnostics import Asked, Remembered, asked_of
 from samovar.api.anthropic.encoder import MessagesEncoder
 from samovar.api.anthropic.failures import failure
 from samovar.api.anthropic.request import chat_of, request_of, salt_of
@@ -23,7 +26,7 @@ from samovar.server.openai_route import telling
 from samovar.server.served import Served
 from samovar.server.signing_key import signing_key
 from samovar.server.stream import collected, respond_failure, streamed
-from samovar.types import Failed
+from samovar.types import Event, Failed, Finished
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -67,6 +70,13 @@ async def create_message(
     asked = request_of(body, signs, message_id, asker.tenant)
     shows = body.thinking is None or body.thinking.display != "omitted"
     request_id = _request_id(request, asker)
+    events: AsyncIterator[Event] = models.generate(body.model, asked)
+    diagnostics = None
+    if body.diagnostics is not None:
+        remembered, known = _remembered(request), asked_of(body, salt_of(body, asker.tenant))
+        diagnostics = remembered.compare(body.diagnostics.previous_message_id, body, known)
+        remembered.remember(message_id, known)
+        events = _noted(events, known)
     answer = AnswerTo(
         message_id,
         body.model,
@@ -74,8 +84,8 @@ async def create_message(
         shows_thinking=shows,
         is_stored=asked.is_stored,
         request_id=request_id,
+        diagnostics=diagnostics,
     )
-    events = models.generate(body.model, asked)
     failures = partial(failure, request_id=request_id)
     if body.stream:
         response = await streamed(events, MessagesEncoder(answer, signs), failures)
@@ -114,6 +124,23 @@ async def batches(request: Request, asker: Asker) -> Response:
 async def event_logging() -> Response:
     """What Claude Code tells of its use goes nowhere; after a 404 it would try again and again."""
     return Response(status_code=204)
+
+
+def _remembered(request: Request) -> Remembered:
+    state = request.app.state
+    if not hasattr(state, "remembered"):
+        state.remembered = Remembered()
+    found: Remembered = state.remembered
+    return found
+
+
+async def _noted(events: AsyncIterator[Event], known: Asked) -> AsyncIterator[Event]:
+    """The same events; how long the prompt was is remembered."""
+    async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
+        async for event in stream:
+            if isinstance(event, Finished):
+                known.prompt_tokens = event.usage.prompt_tokens
+            yield event
 
 
 def _request_id(request: Request, asker: Caller) -> str:

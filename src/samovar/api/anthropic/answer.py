@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from samovar.types import Event, ReasoningDelta, TextDelta, ToolCallDelta
 
@@ -24,6 +24,8 @@ class AnswerTo:
     is_stored: bool = True
     request_id: str = ""
     """Of the HTTP request: errors name it."""
+    diagnostics: dict[str, Any] | None = None
+    """What its prompt changed of the one before (see diagnostics)."""
 
 
 class Place(NamedTuple):

@@ -157,4 +157,5 @@ def message_of(
         "stop_reason": stop[0],
         "stop_sequence": stop[1],
         "usage": usage,
+        "diagnostics": answer.diagnostics,
     }

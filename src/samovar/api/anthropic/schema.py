@@ -87,6 +87,12 @@ class MetadataFields(Fields):
     user_id: Annotated[str, Field(max_length=MAX_NAME)] | None = None
 
 
+class DiagnosticsFields(Fields):
+    """The request before this one, to be told what changed since; null: there is none."""
+
+    previous_message_id: str | None = None
+
+
 class ConversationFields(Fields):
     """What becomes the prompt; the whole body of a request to count its tokens."""
 
@@ -113,7 +119,7 @@ class ConversationFields(Fields):
 class MessagesFields(ConversationFields):
     """A request for an answer; the last four are no fields of Anthropic's."""
 
-    max_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)]
     """0: compute the prompt and answer nothing."""
     stream: bool | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
@@ -121,6 +127,7 @@ class MessagesFields(ConversationFields):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     metadata: MetadataFields | None = None
+    diagnostics: DiagnosticsFields | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     no_store: bool = False
@@ -140,7 +147,6 @@ _ACCEPTED = frozenset(
     {
         "betas",
         "context_management",
-        "diagnostics",
         "inference_geo",
         "service_tier",
         "speed",
