@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 
 from tests.server.openai_clients import MODEL, QUESTION, answer_of, client_of
+from tests.server.serving import PATIENCE
 
 WEATHER: Any = {
     "type": "function",
@@ -238,14 +240,25 @@ def test_an_answer_goes_on_where_it_was_begun(client: openai.OpenAI) -> None:
     assert more.choices[0].message.content == rest
 
 
-def test_who_leaves_a_stream_ends_its_request(client: openai.OpenAI) -> None:
+def test_who_leaves_a_stream_ends_its_request(client: openai.OpenAI, server: str) -> None:
+    before = cancelled(server)
     given: dict[str, Any] = {"stream": True, "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
     for _ in range(6):  # more than there are sequences: each has to be free again
         with greedy(client, **given) as stream:
-            for chunk in stream:
-                if chunk.choices and chunk.choices[0].delta.content:
-                    break
+            assert any(chunk.choices[0].delta.content for chunk in stream)
+    with client.completions.create(model=MODEL, prompt=["a", "b", "c"], **given) as parts:
+        assert any(chunk.choices[0].text for chunk in parts)
+    deadline = time.monotonic() + PATIENCE
+    while cancelled(server) < before + 9:
+        assert time.monotonic() < deadline, "requests went on that nobody waits for"
     assert greedy(client, max_tokens=2).choices[0].message.content
+
+
+def cancelled(server: str) -> float:
+    """Requests that were cancelled so far."""
+    wanted = f'samovar_requests_total{{model="{MODEL}",outcome="cancelled"}} '
+    lines = httpx.get(f"{server}/metrics").text.splitlines()
+    return sum(float(one.removeprefix(wanted)) for one in lines if one.startswith(wanted))
 
 
 def test_the_only_model_needs_no_name(client: openai.OpenAI) -> None:

@@ -60,19 +60,29 @@ def test_the_models_are_listed(client: openai.OpenAI) -> None:
         ({"session_id": "s", "n": 2}, None),
     ],
 )
-@pytest.mark.parametrize("is_streamed", [True, False])
-def test_bad_requests(
-    client: openai.OpenAI, fields: dict[str, Any], param: str | None, is_streamed: object
-) -> None:
+def test_bad_requests(client: openai.OpenAI, fields: dict[str, Any], param: str | None) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(
-            model=MODEL, messages=QUESTION, extra_body={"stream": is_streamed, **fields}
-        )
+        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body=fields)
     error = caught.value
     assert error.type == "invalid_request_error"
     assert error.message
     if param is not None:
         assert error.param == param
+    with pytest.raises(openai.APIError) as streamed:  # a status, unless it took long to find out
+        list(
+            client.chat.completions.create(
+                model=MODEL, messages=QUESTION, stream=True, extra_body=fields
+            )
+        )
+    assert streamed.value.code == error.code
+
+
+@pytest.mark.parametrize("given", [[], [[]], ["a", [1]], [True], {"a": "b"}, 5, None, ["x"] * 129])
+def test_prompts_of_no_kind_are_refused_in_one_sentence(server: str, given: object) -> None:
+    told = httpx.post(f"{server}/v1/completions", json={"prompt": given})
+    error = told.json()["error"]
+    assert (told.status_code, error["param"]) == (400, "prompt")
+    assert len(error["message"]) < 100
 
 
 def test_what_was_sent_is_never_said_back(server: str) -> None:

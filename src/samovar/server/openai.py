@@ -59,7 +59,9 @@ async def chat_completions(
     if asked.sampling.logprobs is not None:
         pieces = PiecesOf(known, models, name)
         events = pieces.ahead_of(events)
-    form = ChatForm(body.includes_usage, body.wants_functions, pieces and pieces.here)
+    form = ChatForm(
+        body.includes_usage, body.wants_functions, None if pieces is None else pieces.here
+    )
     if body.stream:
         response = await streamed(events, ChatEncoder(head, form), failure)
     else:
@@ -93,7 +95,7 @@ async def completions(
         body.num_kept,
         echoes,
         body.includes_usage,
-        pieces and pieces.here,
+        None if pieces is None else pieces.here,
     )
     head = head_of(answer_id, name)
     if body.stream:
@@ -107,10 +109,12 @@ async def _texts(
     models: Served, name: str, prompts: list[str | tuple[int, ...]]
 ) -> tuple[str, ...]:
     """What prompts say, whether they are text or ids."""
-    found = []
+    found: list[str] = []
     for one in prompts:
-        is_text = isinstance(one, str)
-        found.append(one if is_text else await models.ask(name, "detokenize", tokens=list(one)))
+        if isinstance(one, str):
+            found.append(one)
+        else:
+            found.append(await models.ask(name, "detokenize", tokens=list(one)))
     return tuple(found)
 
 

@@ -11,23 +11,18 @@ from pydantic import Field
 from samovar.api.openai.checks import BadField
 from samovar.api.openai.generation import GenerationFields, common, max_tokens_of
 from samovar.api.openai.grammars import grammar_of
+from samovar.api.openai.inputs import Input, Inputs, listed
 from samovar.api.openai.sampling import sampling_of
 from samovar.types import MAX_CHOICES, GenerateRequest
 
-Prompt = str | tuple[int, ...]
-
 _MAX_PROMPTS = 128  # of one body: each is a request of its own, and the queue has some hundreds
 _MAX_LOGPROBS = 32  # alternatives, as many as the sampler reports
-
-Texts = Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
-Ids = Annotated[list[int], Field(min_length=1)]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=_MAX_PROMPTS)]
 
 
 class CompletionRequest(GenerationFields):
     """The body of /v1/completions. Unknown fields are ignored, and told in a header."""
 
-    prompt: str | Texts | Ids | IdLists
+    prompt: Inputs
     suffix: str | None = None
     """What follows behind the text that is to be filled in."""
     max_tokens: int | None = None
@@ -46,15 +41,9 @@ class CompletionRequest(GenerationFields):
         return self.best_of or self.num_kept
 
 
-def prompts_of(body: CompletionRequest) -> list[Prompt]:
-    """The prompts, as text or as ids. Raises BadField for an empty one."""
-    given = body.prompt
-    if isinstance(given, str):
-        prompts: list[Prompt] = [given]
-    elif isinstance(given[0], int):
-        prompts = [tuple(one for one in given if isinstance(one, int))]
-    else:
-        prompts = [one if isinstance(one, str) else tuple(one) for one in given]
+def prompts_of(body: CompletionRequest) -> list[Input]:
+    """The prompts, as text or as ids. Raises BadField for an empty one, and for too many."""
+    prompts = listed(body.prompt, "prompt", _MAX_PROMPTS)
     if not all(prompts) and body.suffix is None:
         raise BadField("prompt", "a prompt is empty; give some text or tokens")
     return prompts
@@ -75,7 +64,7 @@ def check_completion(body: CompletionRequest) -> None:
 
 
 def decode_completion(
-    body: CompletionRequest, prompts: Sequence[Prompt], answer_id: str, tenant: str
+    body: CompletionRequest, prompts: Sequence[Input], answer_id: str, tenant: str
 ) -> list[GenerateRequest]:
     """A request for each prompt. Raises InvalidRequest and BadField."""
     check_completion(body)

@@ -11,11 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from samovar.api.openai.checks import MAX_NAME, BadField
 from samovar.api.openai.generation import within
-from samovar.types import MAX_INPUTS, Embedded, EmbeddingText, EmbedRequest, Event
-
-Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
-Ids = Annotated[list[int], Field(min_length=1)]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_INPUTS)]
+from samovar.api.openai.inputs import Inputs, listed
+from samovar.types import MAX_INPUTS, Embedded, EmbedRequest, Event
 
 
 class EmbeddingsRequest(BaseModel):
@@ -24,7 +21,7 @@ class EmbeddingsRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: Annotated[str, Field(max_length=MAX_NAME)] | None = None
-    input: str | Texts | Ids | IdLists
+    input: Inputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """So many of the first numbers, scaled to length 1 again: for models that were trained so."""
@@ -61,7 +58,7 @@ class Vectors(msgspec.Struct, frozen=True):
 
 def decode_embeddings(body: EmbeddingsRequest, request_id: str, tenant: str) -> EmbedRequest:
     """The request. Raises InvalidRequest, and BadField for an empty text."""
-    inputs = _inputs(body.input)
+    inputs = tuple(listed(body.input, "input", MAX_INPUTS))
     if not all(inputs):
         raise BadField("input", "a text is empty; give some text or tokens")
     return EmbedRequest(
@@ -72,14 +69,6 @@ def decode_embeddings(body: EmbeddingsRequest, request_id: str, tenant: str) -> 
         truncates=body.truncate,
         tenant=within(tenant, body.user) if body.user else tenant,
     )
-
-
-def _inputs(given: str | Texts | Ids | IdLists) -> tuple[EmbeddingText, ...]:
-    if isinstance(given, str):
-        return (given,)
-    if isinstance(given[0], int):
-        return (tuple(one for one in given if isinstance(one, int)),)
-    return tuple(one if isinstance(one, str) else tuple(one) for one in given)
 
 
 class EmbeddingsCollector:
