@@ -24,7 +24,7 @@ from samovar.errors import (
     WorkerLost,
 )
 from samovar.model import Model
-from samovar.types import Finished, TextDelta
+from samovar.types import Finished, ReasoningDelta, TextDelta, ToolChoice
 from tests.runtime.serving import children
 
 STORY = "Once upon a time there was a fox"
@@ -61,6 +61,66 @@ def test_a_conversation_is_rendered_by_the_models_own_template(model: Model) -> 
     ids = model.render(messages)
     assert "cow" in model.detokenize(ids)
     assert model.chat(messages, max_tokens=20).text == model.complete(ids, max_tokens=20).text
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "The city"}},
+            "required": ["city"],
+        },
+    },
+}
+TOM = [{"role": "user", "content": "Tom has 5 apples and gets 7 more. How many does he have?"}]
+
+
+def test_an_answer_has_reasoning_and_calls(model: Model) -> None:
+    asked = [{"role": "user", "content": "What is the weather in Paris?"}]
+    done = model.chat(asked, tools=[WEATHER], max_tokens=60)
+    assert done.finish_reason == "tool_calls"
+    assert [(one.name, one.values()) for one in done.tool_calls] == [
+        ("get_weather", {"city": "Paris"})
+    ]
+    assert not model.chat(asked, tools=[WEATHER], tool_choice="none", max_tokens=60).tool_calls
+    named = ToolChoice(name="get_weather")
+    assert model.chat(TOM, tools=[WEATHER], tool_choice=named, max_tokens=60).tool_calls
+    thought = model.chat(TOM, max_tokens=80)
+    assert thought.reasoning
+    assert thought.text.startswith("Tom has")
+    assert len(thought.tokens) == thought.usage.generated_tokens
+    short = model.chat(TOM, reasoning_tokens=3, max_tokens=80)
+    assert thought.reasoning.startswith(short.reasoning)
+    assert not model.chat(TOM, thinks=False, max_tokens=80).reasoning
+    assert not model.chat(TOM, variables={"enable_thinking": False}, max_tokens=80).reasoning
+    begun = [*TOM, {"role": "assistant", "content": thought.text[:4]}]
+    rest = model.chat(begun, continues_last=True, max_tokens=80)
+    assert rest.text
+    assert not rest.reasoning
+
+
+def test_a_conversation_comes_in_events_by_kind(model: Model) -> None:
+    whole = model.chat(TOM, max_tokens=80)
+    events = list(model.stream_chat(TOM, max_tokens=80))
+    assert isinstance(events[-1], Finished)
+    texts = [e.text for e in events if isinstance(e, TextDelta)]
+    assert "".join(texts) == whole.text
+    thoughts = [e.text for e in events if isinstance(e, ReasoningDelta)]
+    assert "".join(thoughts) == whole.reasoning
+    with pytest.raises(InvalidRequest):
+        model.chat(TOM, reasoning_tokens=-1)
+    with pytest.raises(InvalidRequest):
+        model.chat(TOM, tool_choice="required")
+
+
+def test_what_a_conversation_becomes_is_chosen_alike(model: Model) -> None:
+    ids = model.render(TOM, tools=[WEATHER], thinks=False)
+    done = model.chat(TOM, tools=[WEATHER], thinks=False, max_tokens=1)
+    assert done.usage.prompt_tokens == len(ids)
+    assert "get_weather" in model.detokenize(ids)
 
 
 def test_what_is_wrong_is_raised_and_changes_nothing(model: Model) -> None:
