@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from samovar.api.anthropic.request import chat_of, request_of
@@ -12,6 +14,7 @@ from samovar.api.anthropic.schema import MessagesFields, ignored
 from samovar.api.anthropic.signing import Signer
 from samovar.errors import InvalidRequest
 from samovar.types import Chat, GenerateRequest, Grammar, Message, ToolChoice
+from tests.conftest import scaled
 
 Json = Any  # whatever a client sends or gets
 
@@ -24,6 +27,22 @@ ADD = {
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "2"}
 HELLO = {"role": "user", "content": "Hello."}
+
+
+_FIELDS = (
+    "text",
+    "thinking",
+    "signature",
+    "id",
+    "name",
+    "input",
+    "tool_use_id",
+    "content",
+    "is_error",
+    "source",
+    "title",
+    "cache_control",
+)
 
 
 def body(**more: Json) -> MessagesFields:
@@ -326,3 +345,42 @@ def test_fields_that_would_change_the_answer_are_refused_and_others_ignored() ->
     }
     assert chat(**ignorable) == chat()
     assert ignored(body(**ignorable, temprature=1, **{"a b": 2})) == ["temprature"]
+
+
+# ---- anything -----------------------------------------------------------------------------------
+
+words = st.sampled_from(["type", "text", "id", "name", "input", "content", "source", "data", "x"])
+kinds = st.sampled_from(
+    ["text", "thinking", "tool_use", "tool_result", "document", "search_result", "image", "add"]
+)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), kinds, st.text())
+anything = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(words, inner)),
+    max_leaves=12,
+)
+blocks = st.one_of(
+    st.fixed_dictionaries({"type": kinds, "text": st.text()}),
+    st.fixed_dictionaries({"type": kinds}, optional=dict.fromkeys(_FIELDS, anything)),
+    anything,
+)
+contents = st.one_of(st.text(), st.lists(blocks, max_size=4), anything)
+roles = st.sampled_from(["user", "assistant", "system", "tool"])
+turns = st.fixed_dictionaries({"role": roles, "content": contents})
+
+
+@settings(max_examples=scaled(200, 20_000), deadline=None)
+@given(
+    st.lists(turns, max_size=4),
+    st.dictionaries(st.sampled_from(sorted(MessagesFields.model_fields)), anything, max_size=3),
+)
+def test_whatever_is_sent_is_a_request_or_refused(given_turns: Json, more: Json) -> None:
+    try:
+        found = asked(**{"messages": given_turns} | more)
+    except (ValidationError, InvalidRequest):
+        return
+    assert found.chat is not None
+    last = found.chat.messages[-1]
+    assert found.chat.continues_last == (last["role"] == "assistant")
+    for message in found.chat.messages:
+        assert isinstance(message["content"], str)
