@@ -12,7 +12,8 @@ from samovar.chat.choosing import choose
 from samovar.chat.literal import Segment
 from samovar.chat.messages import plain_messages
 from samovar.chat.prompt import render_chat
-from samovar.chat.replay import Asked, Form, Prompt, Replay
+from samovar.chat.replay import Asked, Prompt, Replay
+from samovar.chat.replay_shown import Form
 from samovar.chat.replay_turns import Turns
 from samovar.chat.specials import Specials
 from samovar.chat.template import Template

@@ -19,8 +19,9 @@ from samovar.cache.store import wall_clock
 from samovar.chat.literal import Segment
 from samovar.chat.messages import plain_messages, plain_tools
 from samovar.chat.prompt import request_renderer
-from samovar.chat.replay import Asked, Form, Origin, Prompt, Replay
+from samovar.chat.replay import Asked, Origin, Prompt, Replay
 from samovar.chat.replay_journal import Journal
+from samovar.chat.replay_shown import Form
 from samovar.chat.replay_turns import Turns
 from samovar.chat.shapes import Family
 from samovar.chat.specials import Specials
