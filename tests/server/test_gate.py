@@ -101,6 +101,8 @@ def test_requests_per_minute(guarded: str) -> None:
     for _ in range(2):
         sent = httpx.post(f"{guarded}/v1/completions", headers=bearer(FEW), json={})
         assert sent.status_code == 400
+        assert sent.headers["x-ratelimit-limit-requests"] == "2"
+    assert sent.headers["x-ratelimit-remaining-requests"] == "0"
     for path in ("/v1/completions", "/v1/messages", "/api/chat"):
         refused = httpx.post(guarded + path, headers=bearer(FEW), json={})
         assert refused.status_code == 429

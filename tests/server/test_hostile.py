@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 import httpx
@@ -120,11 +121,11 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  #
 
 def _mutated(body: dict[str, Any], draw: random.Random) -> Any:  # noqa: ANN401
     """A body in which one to three things are something else, or gone, or twice."""
-    found = json.loads(json.dumps(body))
+    found = deepcopy(body)
     for _ in range(draw.randint(1, 3)):
         places = _places(found)
         if not places:
-            return draw.choice(ODD)
+            return deepcopy(draw.choice(ODD))
         *path, last = draw.choice(places)
         inner = found
         for key in path:
@@ -133,11 +134,11 @@ def _mutated(body: dict[str, Any], draw: random.Random) -> Any:  # noqa: ANN401
         if kind == 0:
             del inner[last]
         elif kind == 1 and isinstance(inner, list):
-            inner.append(inner[last])
+            inner.append(deepcopy(inner[last]))
         elif kind == 2 and isinstance(inner, dict):
-            inner[draw.choice(("x", "", "type", "stream", "n"))] = draw.choice(ODD)
+            inner[draw.choice(("x", "", "type", "stream", "n"))] = deepcopy(draw.choice(ODD))
         else:
-            inner[last] = draw.choice(ODD)
+            inner[last] = deepcopy(draw.choice(ODD))
     return found
 
 

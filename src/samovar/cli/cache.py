@@ -15,14 +15,13 @@ from samovar.cache.opening import disk_budget
 from samovar.cli.cache_input import cache_config
 from samovar.cli.cache_prompts import explain, pin, unpin, warm
 from samovar.cli.output import print_json, size
+from samovar.cli.sizes import read_size
 from samovar.cli.streams import complain
 from samovar.errors import InvalidRequest, Unavailable
 from samovar.gguf.show import shown
 
 _SHOWN_DIGITS = 12  # of a namespace's name, where it is one of many
 _UNUSED_DAYS = 30.0
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 _directory_option = click.option(
     "--cache-dir", type=Path, metavar="DIR", help="Default: ~/.cache/samovar/kv."
@@ -116,7 +115,7 @@ def prune(
     house = House(cache_config(cache_dir).directory)
     house.sweep()
     if most is not None:
-        freed = house.shrink(_bytes(most))
+        freed = house.shrink(read_size(most))
         sys.stdout.write(f"deleted {size(freed)}; {size(house.used_bytes())} are left\n")
         return
     if namespace is not None:
@@ -200,13 +199,6 @@ def _agrees(question: str) -> bool:
     except click.Abort:  # there is nobody to ask; Ctrl-C has ended the process before
         sys.stderr.write("\n")
         raise InvalidRequest("nobody answered: add --yes to delete without being asked") from None
-
-
-def _bytes(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise InvalidRequest(f"{shown(text)} is no size: give bytes, or 500M, 2G and the like")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 # ---- what is said -----------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class ServeOptions:
     cache_shm: str | None
     keep_alive: float
     max_models: int
+    memory: str | None
     preload: bool
     api_keys: Path | None
     no_auth: bool
@@ -104,6 +105,7 @@ _OPTIONS = (
         help="How long an idle model stays loaded; negative: for ever.",
     ),
     click.option("--max-models", type=int, default=4, show_default=True, help="Loaded at once."),
+    click.option("--memory", metavar="SIZE", help="Of all loaded models together. [what is free]"),
     click.option("--preload", is_flag=True, help="Load models now; /ready tells when they are."),
     click.option("--api-keys", type=Path, metavar="FILE", help="Who may ask: docs/server.md."),
     click.option("--no-auth", is_flag=True, help="Other machines may ask without a key."),
@@ -152,6 +154,7 @@ def _serve(options: ServeOptions) -> None:
     runtime = RuntimeConfig(
         max_models=_at_least("--max-models", options.max_models, 1),
         keep_alive_seconds=None if options.keep_alive < 0 else options.keep_alive,
+        memory_bytes=None if options.memory is None else read_size(options.memory),
     )
     models = _models(options)
     logging.getLogger("samovar").setLevel(options.log_level.upper())

@@ -43,13 +43,16 @@ class Bodies:
         if not _has_json(scope):
             await self._app(scope, receive, send)
             return
-        body = bytearray()
+        read = bytearray()
+        held = 0
         try:
             try:
                 self._check_headers(scope)
-                await self._read(receive, body)
+                await self._read(receive, read)
+                held, body = len(read), bytes(read)
+                read.clear()
                 if body:
-                    check_json(bytes(body), self._config.max_depth)
+                    check_json(body, self._config.max_depth)
             except _Refused as refused:
                 await refuse(scope, receive, send, refused.failed)
                 return
@@ -59,9 +62,9 @@ class Bodies:
             if body:  # curl calls everything a form, and some clients say nothing
                 others = [one for one in scope["headers"] if one[0] != b"content-type"]
                 scope["headers"] = [*others, _JSON]
-            await self._app(scope, _Again(bytes(body), receive), send)
+            await self._app(scope, _Again(body, receive), send)
         finally:
-            self._held -= len(body)
+            self._held -= held + len(read)
 
     def _check_headers(self, scope: Scope) -> None:
         headers = dict(scope["headers"])

@@ -52,14 +52,14 @@ class _Exchange:
         self._observers = observers
         self._logs = logs
         self._id = _request_id(scope)
+        self._request = Current(self._id)
         self._status = 0
         self._began = time.monotonic()
 
     async def serve(self, app: ASGIApp, receive: Receive) -> None:
-        request = Current(self._id)
-        set_current(request)
+        set_current(self._request)
         self._scope.setdefault("state", {})["request_id"] = self._id
-        self._observers.began(self._scope, request)
+        self._observers.began(self._scope, self._request)
         try:
             await app(self._scope, receive, self.send)
         except ClientGone:
@@ -71,7 +71,7 @@ class _Exchange:
             if not self._status:
                 await refuse(self._scope, receive, self.send, internal_failure())
         finally:
-            self._ended(request)
+            self._ended()
 
     async def send(self, message: Message) -> None:
         """Send on, with the id."""
@@ -80,6 +80,8 @@ class _Exchange:
             own = [(b"x-request-id", self._id.encode())]
             if dialect_of(self._scope) == "anthropic":
                 own.append((b"request-id", own[0][1]))
+            if self._request.account is not None:
+                own += self._request.account.headers()
             message["headers"] = [*message.get("headers", ()), *own]
         await self._send(message)
 
@@ -91,11 +93,11 @@ class _Exchange:
                 self._scope, receive, self.send, Failed("", "unavailable", text, retryable=True)
             )
 
-    def _ended(self, request: Current) -> None:
+    def _ended(self) -> None:
         scope, seconds = self._scope, time.monotonic() - self._began
         route = getattr(scope.get("route"), "path", "unmatched")
         exchange = Exchange(dialect_of(scope), route, scope["method"], self._status, seconds)
-        self._observers.ended(request, exchange)
+        self._observers.ended(self._request, exchange)
         if self._logs:
             requests.info(
                 "%s %s %d %.3f s %s", scope["method"], route, self._status, seconds, self._id

@@ -8,13 +8,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from samovar import models
 from samovar.api.facts import ModelFacts
 from samovar.config import CacheConfig, WorkerConfig
-from samovar.errors import ModelNotFound, SamovarError
+from samovar.errors import ModelNotFound, Overloaded, SamovarError
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.runtime.runtime import Runtime
@@ -24,6 +25,7 @@ from samovar.server.loading import Loading
 from samovar.server.observing import Observers
 from samovar.types import Event, GenerateRequest, VerifyRequest
 
+_TRIES = 3  # to ask a model that somebody has unloaded since it was loaded
 _ADAPTED = (GenerateRequest, VerifyRequest)
 
 
@@ -95,16 +97,19 @@ class Served:
         loading = self._loading.get(name)
         if loading is None:
             load = self.runtime.load(name, one.path, one.worker, one.cache)
-            loading = self._loading[name] = Loading(load, lambda: self._loading.pop(name, None))
+            loading = self._loading[name] = Loading(load, partial(self._forget, name))
         return await loading.wait()
+
+    def _forget(self, name: str, loading: Loading) -> None:
+        """Nobody joins a loading that has ended, or is about to."""
+        if self._loading.get(name) is loading:
+            del self._loading[name]
 
     async def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """The events of a request; the last one is terminal. Raises what `ready` raises."""
         watch = self._observers.watch(name, current())
         try:
-            await self.ready(name)
-            asked = self._with_adapters(name, request)
-            async with aclosing(self.runtime.generate(name, asked)) as events:
+            async with aclosing(self._generate(name, request)) as events:
                 async for event in events:
                     watch.see(event)
                     yield event
@@ -113,6 +118,19 @@ class Served:
             raise
         finally:
             watch.leave()
+
+    async def _generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
+        asked = self._with_adapters(name, request)
+        for _ in range(_TRIES):
+            await self.ready(name)
+            try:
+                async with aclosing(self.runtime.generate(name, asked)) as events:
+                    async for event in events:
+                        yield event
+            except ModelNotFound:
+                continue  # another model took its place just now; nothing was begun
+            return
+        raise Overloaded("models come and go faster than they can be asked; try again later")
 
     def _with_adapters(self, name: str, request: Request) -> Request:
         adapters = self.model(name).adapters
