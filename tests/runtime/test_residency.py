@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from samovar.errors import LoadFailed, ModelNotFound, OutOfMemory, Overloaded
-from samovar.runtime.resident import backoff
+from samovar.runtime.deaths import backoff
 from samovar.runtime.runtime import Runtime
 from tests.runtime.serving import (
     Place,

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import math
 import os
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +23,11 @@ from samovar.errors import (
     Overloaded,
     SamovarError,
     WorkerLost,
-    from_code,
 )
 from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request, pack_request
+from samovar.runtime.calls import Calls
+from samovar.runtime.deaths import Deaths
 from samovar.runtime.supervisor import Death, Phase, Spec, Supervisor
 from samovar.runtime.ticket import Ticket, with_seed
 from samovar.types import Embedded, Failed
@@ -40,12 +38,6 @@ _MOST_OPEN = 4096  # requests: the worker's own queue is shorter, this one also 
 _CULPRIT = 2.0  # workers that died of a request, before it is refused
 _COMING_SECONDS = 0.25  # who asked for a model may need so long until the request is there
 _TRIED = 1.5  # of one that was tried beside others, which had been cleared: no proof
-
-
-def backoff(config: RuntimeConfig, deaths: int) -> float:
-    """Seconds before a worker is started again that died so many times within the window."""
-    most = math.log2(max(1.0, config.most_backoff / max(config.first_backoff, 1e-9)))
-    return min(config.first_backoff * 2 ** min(deaths - 1, most + 1), config.most_backoff)
 
 
 def _embedded(report: ipc.Vectors, fds: list[int]) -> Embedded | Failed:
@@ -61,11 +53,6 @@ def _embedded(report: ipc.Vectors, fds: list[int]) -> Embedded | Failed:
     return Embedded(report.request_id, vectors, report.usage)
 
 
-def _suspicion(ticket: Ticket) -> tuple[float, int, float]:
-    """Who is tried first: who was when it happened, then who had got least far, then the newest."""
-    return (ticket.blame, -ticket.num_generated, ticket.began)
-
-
 class Resident:
     """A model that is to be served. For one event loop."""
 
@@ -74,9 +61,8 @@ class Resident:
         self._config = config
         self._supervisor = Supervisor(spec, config, self._take, self._on_death)
         self._tickets: dict[str, Ticket] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count()
-        self._deaths: deque[float] = deque()
+        self._calls = Calls()
+        self._deaths = Deaths(config)
         self._adapters: dict[str, str] = dict(spec.worker.adapters)
         """Those that are loaded: a new worker gets them as well."""
         self._restart: asyncio.Task[None] | None = None
@@ -228,16 +214,9 @@ class Resident:
     ) -> Any:  # noqa: ANN401
         if self._supervisor.phase is not Phase.READY:
             raise WorkerLost("the model's process is not there; try again")
-        number = next(self._numbers)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls[number] = future
         if is_use:
             self.touch()
-        try:
-            self._supervisor.send(ipc.Call(number, operation, arguments))
-            return await future
-        finally:
-            self._calls.pop(number, None)
+        return await self._calls.ask(self._supervisor.send, operation, arguments)
 
     # ---- what the worker is given -------------------------------------------------------------
 
@@ -252,7 +231,7 @@ class Resident:
         suspects = [one for one in self._tickets.values() if one.is_suspect]
         if suspects:
             is_tried = any(one.is_sent for one in suspects)
-            return [] if is_tried else [max(suspects, key=_suspicion)]
+            return [] if is_tried else [max(suspects, key=Ticket.suspicion)]
         waiting = [one for one in self._tickets.values() if not one.is_sent]
         known = [one for one in waiting if one.was_sent]
         if not known:
@@ -300,8 +279,8 @@ class Resident:
                     self._hear(event.request_id, event)
             case ipc.Vectors():
                 self._hear(report.request_id, _embedded(report, fds))
-            case ipc.Answer(call_id=number):
-                self._answer(number, report)
+            case ipc.Answer():
+                self._calls.take(report)
             case _:
                 return
 
@@ -316,21 +295,10 @@ class Resident:
         if ticket.is_over or was_suspect != ticket.is_suspect:
             self._send_what_may_go()
 
-    def _answer(self, number: int, answer: ipc.Answer) -> None:
-        future = self._calls.get(number)
-        if future is None or future.done():
-            return
-        if answer.code is None:
-            future.set_result(answer.value)
-        else:
-            future.set_exception(from_code(answer.code, answer.message))
-
     # ---- deaths -------------------------------------------------------------------------------
 
     def _on_death(self, death: Death) -> None:
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(WorkerLost(f"the model's process {death}; try again"))
+        self._calls.lose(lambda: WorkerLost(f"the model's process {death}; try again"))
         if self._is_unloading or self._error is not None or self._supervisor.ready is None:
             return  # it was to end, or it was not there yet: whoever starts it is told
         self._blame(death)
@@ -367,12 +335,9 @@ class Resident:
 
     def _may_start_again(self) -> bool:
         """Count a death; too many within a time are the end of it."""
-        now, window = asyncio.get_running_loop().time(), self._config.restart_window
-        self._deaths.append(now)
-        while self._deaths[0] < now - window:
-            self._deaths.popleft()
-        if len(self._deaths) <= self._config.restarts:
+        if self._deaths.count(asyncio.get_running_loop().time()):
             return True
+        window = self._config.restart_window
         self._give_up(
             WorkerLost(
                 f"the model's process died {len(self._deaths)} times within {window:g} s and is not"
@@ -383,10 +348,9 @@ class Resident:
 
     async def _start_again(self) -> None:
         """After a pause, the longer the more often; as a whole it is the task `_restart`."""
-        config = self._config
         try:
             while True:
-                await asyncio.sleep(backoff(config, len(self._deaths)))
+                await asyncio.sleep(self._deaths.pause)
                 error = await self._start_once()
                 if error is None:
                     break

@@ -76,6 +76,10 @@ class Ticket:
         """Whether it may be what killed a worker."""
         return self.blame >= 1 and not self.is_over
 
+    def suspicion(self) -> tuple[float, int, float]:
+        """Of suspects, who is tried first: who was before, then who got least far, the newest."""
+        return (self.blame, -self.num_generated, self.began)
+
     @property
     def can_go_on(self) -> bool:
         """Whether another worker can take it up: not where it leans on what only one had."""
