@@ -320,7 +320,6 @@ def test_no_command_says_or_names_what_a_prompt_holds(
         (("warm", "{model}", "Hi", "--file", "{file}"), "not several"),
         (("warm", "{model}", "--file", "/nowhere"), "cannot read the prompt"),
         (("warm", "{model}", "--messages", "/nowhere"), "cannot read the messages"),
-        (("warm", "{model}", "--messages", "{file}"), "chat template"),
         (("warm", "{model}", "Hi", "--threads", "-1"), "positive"),
         (("warm", "{model}", "Hi", "--lora", "/nowhere.gguf"), "nowhere"),
         (("explain", "/nowhere.gguf", "Hi"), "nowhere"),
