@@ -30,7 +30,6 @@ from samovar.api.ollama.answers import (
     Shape,
     Watch,
     loaded_body,
-    timestamp,
 )
 from samovar.api.ollama.models import Loaded, ps_body, show_body, tags_body
 from samovar.api.ollama.vectors import EmbedCollector
@@ -289,11 +288,6 @@ def test_show() -> None:
         "general.parameter_count": 4_213_504,
         "a.b": None,
     }
-
-
-def test_timestamps() -> None:
-    assert timestamp(0) == "1970-01-01T00:00:00.000000Z"
-    assert datetime.fromisoformat(timestamp()).tzinfo is not None
 
 
 # ---- vectors -------------------------------------------------------------------------------------

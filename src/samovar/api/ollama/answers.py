@@ -34,12 +34,6 @@ _REASONS: dict[FinishReason, str] = {
 _LEAST = -9999.0  # instead of minus infinity, which JSON has not
 
 
-def timestamp(seconds: float | None = None) -> str:
-    """A time as these records give it, of now unless another one is said (seconds since 1970)."""
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 class Watch:
     """Takes the time of one request, in nanoseconds. Begins when it is made."""
 
@@ -97,7 +91,7 @@ class Head:
 
     def record(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         """A record of these fields."""
-        return {"model": self.model, "created_at": timestamp(), **fields}
+        return {"model": self.model, "created_at": datetime.now(UTC), **fields}
 
 
 class Shape:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from samovar.api.facts import ModelFacts
-from samovar.api.ollama.answers import timestamp
 
 LATEST = ":latest"
 """The tag that Ollama's clients put behind names that have none."""
 
+_TEMPLATES = "tokenizer.chat_template"  # told by themselves; this and keys that go on behind it
 _NO_DIGEST = "0" * 64  # of a file that cannot be read: Ollama's command cuts it to 12 characters
 
 _FOREVER = 100 * 365 * 86400.0  # seconds: Ollama has a time for everything, even for this
@@ -45,9 +46,7 @@ def ps_body(models: Iterable[Loaded], now: float | None = None) -> bytes:
 
 def show_body(facts: ModelFacts, metadata: Mapping[str, Any], context_length: int | None) -> bytes:
     """The body of /api/show. `context_length` is what the model is served with, where it is set."""
-    info = {
-        key: value for key, value in metadata.items() if not key.startswith("tokenizer.chat_templ")
-    }
+    info = {key: value for key, value in metadata.items() if not key.startswith(_TEMPLATES)}
     info["general.parameter_count"] = facts.num_params
     body = {
         "license": facts.license or "",
@@ -57,7 +56,7 @@ def show_body(facts: ModelFacts, metadata: Mapping[str, Any], context_length: in
         "details": _details(facts),
         "model_info": info,
         "capabilities": facts.capabilities,
-        "modified_at": timestamp(facts.modified),
+        "modified_at": _time(facts.modified),
     }
     return msgspec.json.encode(body)
 
@@ -66,7 +65,7 @@ def _tag(facts: ModelFacts) -> dict[str, Any]:
     found = {
         "name": facts.name,
         "model": facts.name,
-        "modified_at": timestamp(facts.modified),
+        "modified_at": _time(facts.modified),
         "size": facts.size_bytes,
         "digest": facts.digest or _NO_DIGEST,
         "details": _details(facts),
@@ -82,10 +81,15 @@ def _process(one: Loaded, now: float) -> dict[str, Any]:
         "size": one.facts.size_bytes,
         "digest": one.facts.digest,
         "details": _details(one.facts),
-        "expires_at": timestamp(now + _remaining(one)),
+        "expires_at": _time(now + _remaining(one)),
         "size_vram": 0,
         "context_length": one.context_length,
     }
+
+
+def _time(seconds: float) -> datetime:
+    """Seconds since 1970 as what becomes a text of a time."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _remaining(one: Loaded) -> float:
