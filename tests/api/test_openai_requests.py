@@ -329,6 +329,12 @@ def test_reasoning(
     assert found.variables == variables
 
 
+def test_what_holds_prompts_still() -> None:
+    assert (talk().replays, talk().volatile) == (True, ())
+    found = talk(replays=False, volatile=["date"])
+    assert (found.replays, found.volatile) == (False, ("date",))
+
+
 # ---- whose it is ---------------------------------------------------------------------------------
 
 

@@ -295,3 +295,20 @@ def test_what_was_computed_is_shared_by_salt(client: openai.OpenAI) -> None:
     assert cached(cache_salt="b") < 16
     assert cached(cache_salt="a") > 64
     assert cached(cache_salt="a", user="somebody") > 64
+
+
+def test_turns_that_were_generated_here_come_back_as_their_tokens(client: openai.OpenAI) -> None:
+    first = greedy(client)
+    assert first.samovar["seeds"]
+    history = [
+        *QUESTION,
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "user", "content": "What is two plus three?"},
+    ]
+    second = greedy(client, history)
+    assert second.samovar["replayed"]["replayed"] == [1]
+    computed = second.timings["prompt_n"]
+    assert computed + second.timings["cache_n"] == second.usage.prompt_tokens
+    plain = greedy(client, history, extra_body={"replays": False})
+    assert not plain.samovar.get("replayed", {}).get("replayed")
+    assert plain.choices[0].message.content == second.choices[0].message.content

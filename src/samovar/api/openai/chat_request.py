@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from samovar.api.openai.checks import MAX_NAME, BadField
-from samovar.api.openai.generation import ACCEPTED, GenerationFields, common, max_tokens_of
+from samovar.api.openai.generation import ACCEPTED, GenerationFields, Name, common, max_tokens_of
 from samovar.api.openai.grammars import grammar_of
 from samovar.api.openai.messages import ChatMessage, messages_of
 from samovar.api.openai.sampling import sampling_of
@@ -17,6 +17,7 @@ from samovar.types import Chat, GenerateRequest
 ACCEPTED_OF_CHAT = ACCEPTED | {"modalities"}
 
 _MAX_MESSAGES = 16384  # longer conversations fit into no context
+_MAX_RULES = 64  # more than there are
 _MAX_LOGPROBS = 32  # alternatives, as many as the sampler reports
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -63,6 +64,11 @@ class ChatRequest(GenerationFields):
     tool_parser: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     """How to read what the model writes, where its template does not tell."""
 
+    replays: bool | None = None
+    """Whether a turn that was generated here comes back as the tokens that it was; true."""
+    volatile: Annotated[list[Name], Field(max_length=_MAX_RULES)] | None = None
+    """Rules that hold prompts still (see docs/stability.md)."""
+
     @property
     def wants_functions(self) -> bool:
         """Whether calls are wanted in the form that came before tools."""
@@ -107,6 +113,8 @@ def _chat(body: ChatRequest) -> Chat:
         variables=variables,
         continues_last=bool(body.continue_final_message),
         family=body.tool_parser,
+        replays=body.replays is not False,
+        volatile=tuple(body.volatile or ()),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from samovar.types import Event, Finished, ReasoningDelta, Usage
+from samovar.types import Event, Finished, ReasoningDelta, Replayed, Usage
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -49,12 +49,13 @@ class WireTimings(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only we tell: where cached tokens came from, why no more of them, and the seeds."""
+    """What only we tell: where cached tokens came from, why no more of them, and the like."""
 
     cached: dict[str, int]
     divergence: dict[str, Any] | None
     seeds: tuple[int, ...]
     warnings: tuple[str, ...] = ()
+    replayed: Replayed | None = None
 
 
 class Tally:
@@ -120,6 +121,7 @@ def _details(finished: Finished) -> Details:
         divergence=None if usage.divergence is None else msgspec.structs.asdict(usage.divergence),
         seeds=tuple(one.seed for one in finished.choices),
         warnings=finished.warnings,
+        replayed=finished.replayed,
     )
 
 
