@@ -230,6 +230,8 @@ def test_everything_that_the_openapi_document_says_can_be_asked(server: str) -> 
 def _probe(operation: Any, server: str) -> None:  # noqa: ANN401
     """Ask one operation what its part of the document allows, and what it does not."""
 
+    documented = operation.definition.raw["responses"]
+
     @settings(
         max_examples=scaled(4, 100),
         deadline=None,
@@ -242,7 +244,12 @@ def _probe(operation: Any, server: str) -> None:  # noqa: ANN401
             case.body["model"] = MODEL
             _bound(case.body, operation.path)
         response = case.call(base_url=server, timeout=PATIENCE)
-        text = f"{operation.method} {operation.path}: {response.status_code} {response.text[:500]}"
+        text = f"{operation.label}: {response.status_code} {response.text[:500]}"
         assert response.status_code < 500 or response.status_code in (501, 503), text
+        said = documented.get(str(response.status_code))
+        assert said is not None, text
+        (kind,) = response.headers.get("content-type", [""])
+        kind = kind.partition(";")[0]
+        assert not response.content or kind in said["content"], text
 
     check()

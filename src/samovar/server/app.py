@@ -17,7 +17,17 @@ from starlette.middleware.cors import CORSMiddleware
 
 from samovar.config import RuntimeConfig, ServerConfig
 from samovar.runtime.runtime import Runtime
-from samovar.server import admin, anthropic, failing, health, models, ollama, openai, responses
+from samovar.server import (
+    admin,
+    anthropic,
+    document,
+    failing,
+    health,
+    models,
+    ollama,
+    openai,
+    responses,
+)
 from samovar.server.bodies import Bodies
 from samovar.server.edge import Edge
 from samovar.server.gate import Gate
@@ -68,6 +78,7 @@ def create_app(
         strict_content_type=False,
     )
     failing.install(app)
+    document.install(app)
     _add_routes(app)
     _add_layers(app, config, observers)
     return app
