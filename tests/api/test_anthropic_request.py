@@ -369,7 +369,7 @@ roles = st.sampled_from(["user", "assistant", "system", "tool"])
 turns = st.fixed_dictionaries({"role": roles, "content": contents})
 
 
-@settings(max_examples=scaled(200, 20_000), deadline=None)
+@settings(max_examples=scaled(200, 4000), deadline=None)
 @given(
     st.lists(turns, max_size=4),
     st.dictionaries(st.sampled_from(sorted(MessagesFields.model_fields)), anything, max_size=3),
