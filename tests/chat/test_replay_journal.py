@@ -90,6 +90,15 @@ def test_a_file_beyond_its_budget_keeps_the_newest(tmp_path: Path) -> None:
     assert [one.name for one in folder.iterdir()] == [FILE]
 
 
+def test_leavings_of_a_dead_process_go(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".{FILE}-{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    read(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
     one, other = (Journal(tmp_path, SPACE, max_bytes=4000) for _ in range(2))
     for number in range(300):

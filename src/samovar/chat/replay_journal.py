@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ _MAGIC = b"SAMOTURN"
 _SIZE = 4
 _HEAD = len(_MAGIC) + _SIZE + 8
 _MAX_RECORD = 2**22  # bytes: a turn of a million tokens; a larger length is damage
+_LEAVING_SECONDS = 3600.0  # far longer than writing a file of this size takes
 _ORDER: Final = "little"
 
 
@@ -75,6 +77,7 @@ class Journal:
     def read(self) -> list[Record]:
         """What is in the file, oldest first."""
         try:
+            self._remove_leavings()
             data = self._contents()
         except OSError:
             self.num_failed += 1
@@ -181,6 +184,14 @@ class Journal:
             if record.namespace == self._namespace:
                 kept.append(framed)
         self._replace(kept[::-1])
+
+    def _remove_leavings(self) -> None:
+        """Of processes that died while they wrote the file anew."""
+        oldest = time.time_ns() / 1e9 - _LEAVING_SECONDS
+        for path in self._folder.glob(f".{FILE}-*"):
+            with suppress(OSError):
+                if path.lstat().st_mtime < oldest:
+                    path.unlink()
 
     def _replace(self, framed: Sequence[bytes]) -> None:
         name = f".{FILE}-{os.urandom(8).hex()}"
