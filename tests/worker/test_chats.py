@@ -316,6 +316,32 @@ def test_reasoning_goes_on_where_it_broke_off(worker: Driven) -> None:
     assert told.text.startswith("Tom has")
 
 
+def test_a_form_holds_behind_reasoning_that_goes_on(worker: Driven) -> None:
+    begun = (user(TOM), {"role": "assistant", "content": "", "reasoning_content": "5 + 7 ="})
+    form = SamplingParams(grammar=COLOURS)
+    told, _ = answer(worker, asked("", messages=begun, continues_last=True, sampling=form))
+    assert told.reasoning.lstrip().startswith("12")
+    assert told.text in ("red", "green")
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_reasoning_that_the_template_does_not_show_goes_on_all_the_same(
+    models: Models,
+    opens: bool,  # noqa: FBT001
+) -> None:
+    turn = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    turns = "{% for m in messages %}" + turn + "{% endfor %}"
+    head = "<|im_start|>assistant\n" + ("<think>\n" if opens else "{# <think> </think> #}")
+    blind = turns + "{% if add_generation_prompt %}" + head + "{% endif %}"
+    begun = [user("Hi"), {"role": "assistant", "content": "", "reasoning": "Let me"}]
+    with driven(REAL) as process:
+        process.load(str(models(chat_template=blind)), threads=1, context_length=256)
+        text = written(process, ask(process, "render", messages=begun, continues_last=True))
+        assert text.split("assistant\n")[1].split() == ["<think>", "Let", "me"]
+        told, _ = answer(process, asked("", messages=tuple(begun), continues_last=True))
+        assert told.reasoning
+
+
 def test_a_form_holds_for_the_rest_of_an_answer(worker: Driven) -> None:
     begun = (user("Is grass red?"), {"role": "assistant", "content": "It is"})
     form = SamplingParams(grammar=Grammar("choice", '[" red", " green"]'))
