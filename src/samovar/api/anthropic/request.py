@@ -58,6 +58,7 @@ def chat_of(body: ConversationFields, signer: Signer) -> Chat:
         reasoning_tokens=thinking.budget_tokens if thinking and _thinks(thinking) else None,
         variables={"reasoning_effort": _EFFORTS[effort]} if effort else {},
         continues_last=messages[-1]["role"] == "assistant",
+        replays=body.replays,
         volatile=_VOLATILE if body.volatile is None else tuple(body.volatile),
     )
 
