@@ -42,6 +42,11 @@ NOTHING_SAID = {
 }
 
 
+def there(*names: str) -> list[str]:
+    """Those templates that are at hand."""
+    return [name for name in names if name in NAMES]
+
+
 def continues(found: Prompt, told: Answered) -> bool:
     """Whether a prompt begins with the one before it and all that was generated behind that."""
     known = [*told.prompt.tokens, *told.ids]
@@ -96,7 +101,7 @@ def as_object(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spell", [compact, spaced, turned, javascript, as_object])
-@pytest.mark.parametrize("name", [MINI, "Qwen3-Coder", "meta-llama-Llama-3.1-8B-Instruct"])
+@pytest.mark.parametrize("name", there(MINI, "Qwen3-Coder", "meta-llama-Llama-3.1-8B-Instruct"))
 def test_arguments_may_come_back_in_any_spelling(
     name: str, spell: Callable[[dict[str, Any]], Any]
 ) -> None:
@@ -231,7 +236,7 @@ WORDS = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [MINI, "Qwen-Qwen3-0.6B", "meta-llama-Llama-3.1-8B-Instruct"])
+@pytest.mark.parametrize("name", there(MINI, "Qwen-Qwen3-0.6B", "meta-llama-Llama-3.1-8B-Instruct"))
 @given(said=WORDS, asked=WORDS, sent=WORDS, size=st.integers(1, 5), is_raw=st.booleans())
 @settings(max_examples=scaled(25, 3000), deadline=None)
 def test_control_tokens_are_those_of_the_template(
@@ -281,10 +286,11 @@ def long_talk(talk: Talk, turns: int) -> list[Message]:
 
 def test_only_what_is_new_of_a_long_conversation_is_tokenized() -> None:
     talk = Talk(MINI)
-    messages = long_talk(talk, 100)
+    turns = scaled(30, 100)
+    messages = long_talk(talk, turns)
     before = talk.replay.pieces.num_tokenized
     found = talk.ask([*messages, {"role": "user", "content": "And now?"}])
-    assert found.report.replayed == tuple(range(1, 200, 2))
+    assert found.report.replayed == tuple(range(1, 2 * turns, 2))
     assert talk.replay.pieces.num_tokenized - before < 100
 
 

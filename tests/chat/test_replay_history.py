@@ -12,6 +12,7 @@ from samovar.chat.replay import Prompt
 from samovar.types import Message, Tool
 from tests.chat.replaying import Talk, respelled
 from tests.chat.turns import CASES, NAMES, TOOLS, Case, turn
+from tests.conftest import FULL_SCALE
 
 ANSWER = Case("A little drizzle, I think.")
 
@@ -24,6 +25,7 @@ DROPS_REASONING = {"MiniMax-M2", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}
 MOVES_TOOLS = {"Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407"}
 ENDS_RESULTS = {"NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use"}  # otherwise when they are last
 CHANGES = HEADS_ANSWERS | DROPS_REASONING | MOVES_TOOLS | ENDS_RESULTS
+KINDS: dict[str, Sequence[Tool]] = {"tools": TOOLS, **({"plain": ()} if FULL_SCALE else {})}
 
 
 @dataclass
@@ -93,12 +95,12 @@ def history(name: str, tools: Sequence[Tool], *, replays: bool) -> list[float]:
 def test_a_history_is_stable_where_the_template_allows_it(name: str) -> None:
     found = {
         (kind, replays): history(name, tools, replays=replays)
-        for kind, tools in (("tools", TOOLS), ("plain", ()))
+        for kind, tools in KINDS.items()
         for replays in (True, False)
     }
     told = "  ".join(f"{sum(one) / len(one):.3f} {min(one):.3f}" for one in found.values())
     print(f"\n| {name} | {told}")  # noqa: T201 - the figures of docs/stability.md, with -s
-    for kind in ("tools", "plain"):
+    for kind in KINDS:
         on, off = found[kind, True], found[kind, False]
         assert sum(on) >= sum(off)
         if name not in CHANGES or (kind == "plain" and name in MOVES_TOOLS):
