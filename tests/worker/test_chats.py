@@ -196,6 +196,8 @@ def test_a_schema_that_no_grammar_holds_leaves_free_calls_free(worker: Driven) -
     odd = ({"type": "function", "function": function},)
     told, _ = answer(worker, asked(PARIS, tools=odd))
     assert [name for name, _ in told.calls] == ["get_weather"]
+    told, _ = answer(worker, asked(PARIS, tools=odd, sampling=SamplingParams(grammar=COLOURS)))
+    assert told.text in ("red", "green")
     refused = failure(worker, asked(PARIS, tools=odd, tool_choice=ToolChoice("required")))
     assert refused.code == "grammar_rejected"
 

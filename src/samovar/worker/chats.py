@@ -179,13 +179,15 @@ class Chats:
             starts_in_reasoning=form.starts_in_reasoning,
             answer=answer,
         )
-        if grammar is None or is_demanded or answer:
+        if grammar is None or is_demanded:
             return grammar
         try:
             self._backend.compile_grammar(grammar)
         except GrammarRejected as error:  # a schema may ask for what no grammar can hold
-            logger.warning("calls are not held to their schemas: %s", error)
-            return None
+            if asked is not None and form.starts_in_reasoning:
+                raise
+            logger.warning("calls, or reasoning, go without their grammar: %s", error)
+            return asked
         return grammar
 
     def _reasons(self, chat: Chat, family: Family) -> bool:
