@@ -1,4 +1,7 @@
-"""What a route is handed besides the body: the models, and who asks. For `Depends`."""
+"""What a route is handed besides the body: the models, and who asks. For `Depends`.
+
+What waits for nothing is async all the same: all else goes through a thread, for each request.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from samovar.server.caller import Caller
 from samovar.server.served import Served
 
 
-def served(request: Request) -> Served:
+async def served(request: Request) -> Served:
     """The models; for `Depends`."""
     found: Served = request.app.state.served
     return found
 
 
-def caller(request: Request) -> Caller:
+async def caller(request: Request) -> Caller:
     """Who asks; for `Depends`."""
     return getattr(request.state, "caller", None) or Caller()

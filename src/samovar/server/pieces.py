@@ -46,7 +46,7 @@ class KnownPieces:
         return {token: known[token] for token in wanted}
 
 
-def known_pieces(request: Request) -> KnownPieces:
+async def known_pieces(request: Request) -> KnownPieces:
     """Those of the application; for `Depends`."""
     state = request.app.state
     if not hasattr(state, "pieces"):

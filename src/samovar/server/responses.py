@@ -45,15 +45,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute, lifespan=_lifespan)
 
 
-def kept(request: Request) -> Answers:
+async def kept(request: Request) -> Answers:
     """The responses of the server; for `Depends`."""
     found: Answers = request.app.state.answers
     return found
 
 
-def answer_of(response_id: str, request: Request, asker: Asker) -> Answer:
+async def answer_of(response_id: str, request: Request, asker: Asker) -> Answer:
     """The response that a path names; for `Depends`. Raises ResponseNotFound."""
-    found = kept(request).get(asker.tenant, response_id)
+    found = (await kept(request)).get(asker.tenant, response_id)
     if found is None:
         raise ResponseNotFound
     return found
