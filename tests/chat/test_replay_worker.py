@@ -176,6 +176,12 @@ class Talk:
         return {**message, "tool_calls": calls} if calls else message
 
     @property
+    def report(self) -> Replayed:
+        """Of the last prompt."""
+        assert self.ends[-1].replayed is not None
+        return self.ends[-1].replayed
+
+    @property
     def shares(self) -> list[float]:
         """Of each prompt after the first: which part of it was not computed."""
         return [end.usage.cached.total / end.usage.prompt_tokens for end in self.ends[1:]]
@@ -305,6 +311,28 @@ def test_what_may_not_be_stored_is_not_remembered(tmp_path: Path) -> None:
             await talk.say(STORIES[1])
             assert talk.ends[-1].replayed == Replayed(1)
             await talk.say(STORIES[2])
-            assert talk.ends[-1].replayed.replayed == (3,)
+            assert talk.report.replayed == (3,)
+            other = Talk(runtime, as_openai_sends, tools=(), tenant="other")
+            other.messages = talk.messages[:]
+            await other.say(STORIES[3])
+            assert other.ends[-1].replayed == Replayed(3)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sends", [as_openai_sends, as_ollama_sends])
+def test_reasoning_that_the_template_drops_is_not_put_back(
+    tmp_path: Path, sends: Callable[[Message], Message]
+) -> None:
+    async def main() -> None:
+        async with served(tmp_path) as runtime:
+            talk = Talk(runtime, sends, tools=())
+            await talk.say("Tom has 5 apples and gets 7 more. How many does he have?")
+            assert ("thinking" in talk.messages[1]) == (sends is as_ollama_sends)
+            await talk.say("What does a cow say?")
+            assert talk.ends[-1].replayed == Replayed(1, refused=((1, "reasoning"),))
+            await talk.say("What does a dog say?")
+            assert talk.report.replayed == (3,)
+            assert talk.known[-1] >= 0.95  # what was tokenized anew once stays
 
     asyncio.run(main())
