@@ -154,7 +154,7 @@ def _check(response: httpx.Response) -> None:
 def test_bodies_that_are_a_little_wrong(server: str, path: str) -> None:
     draw = random.Random(path)
     with httpx.Client(timeout=PATIENCE) as client:
-        for _ in range(scaled(20, 1500)):
+        for _ in range(scaled(20, 1000)):
             body = _mutated(BODIES[path], draw)
             if isinstance(body, dict):
                 _bound(body, path)
@@ -230,7 +230,7 @@ def _probe(operation: Any, server: str) -> None:  # noqa: ANN401
     documented = operation.definition.raw["responses"]
 
     @settings(
-        max_examples=scaled(3, 100),
+        max_examples=scaled(3, 40),
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -141,6 +141,22 @@ def test_a_port_in_use_is_one_line() -> None:
     assert "Address already in use; give another --port" in line
 
 
+def test_an_adapter_is_used_by_every_request(server: str) -> None:
+    said = [{"role": "user", "content": "What does a cow say?"}]
+    body = {"model": "samovar-mini", "messages": said, "temperature": 0, "max_tokens": 30}
+    plain = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=PATIENCE).json()
+    with running("--lora", "samovar-mini-rhymes") as adapted:
+        url = f"{adapted.url}/v1/chat/completions"
+        rhymed = httpx.post(url, json=body, timeout=PATIENCE).json()
+    answers = [one["choices"][0]["message"]["content"] for one in (plain, rhymed)]
+    assert answers[0] != answers[1]
+
+
+def test_a_name_for_two_addresses_is_the_one_that_most_clients_ask() -> None:
+    with running("--host", "localhost") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+
+
 def test_tls(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(

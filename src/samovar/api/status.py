@@ -20,6 +20,7 @@ STATUS: dict[str, int] = {
     "request_timeout": 408,
     "request_too_large": 413,
     "unsupported_media_type": 415,
+    "poisonous_request": 422,  # it ended its process twice: clients send a 500 again by themselves
     "rate_limited": 429,
     "overloaded": 503,
     "unavailable": 503,

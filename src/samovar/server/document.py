@@ -23,6 +23,7 @@ _STATUSES = {
     "409": "The session is busy, or holds something else.",
     "413": "The body is too large.",
     "415": "The body is compressed.",
+    "422": "The request ended the model's process twice; do not send it again.",
     "429": "The key has used up what it may per minute.",
     "500": "A bug; the log says more under the request's id.",
     "501": "This model cannot do that.",

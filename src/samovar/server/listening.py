@@ -41,7 +41,8 @@ def bind(config: ServerConfig) -> socket.socket:
     except OSError as error:
         reason = error.strerror
         raise InvalidRequest(f"cannot listen on {where}: {reason}; give another --host") from None
-    family, kind, protocol, _, address = found[0]
+    # Names that stand for both: clients that are told 127.0.0.1 are more than those told ::1.
+    family, kind, protocol, _, address = min(found, key=lambda one: one[0] is not socket.AF_INET)
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
