@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from samovar.errors import LoadFailed, from_code
-from samovar.ipc.logs import worker_environment
+from samovar.ipc.environment import worker_environment
 
 _HEAD = struct.Struct("<Q")
 

@@ -13,20 +13,14 @@ LLAMA = "samovar.llama"
 
 FORMAT = "samovar worker: %(levelname)s: %(name)s: %(message)s"
 _LINE = re.compile(r"samovar worker: ([A-Z]+): (samovar[\w.]*): (.*)")
-_LEVEL = "SAMOVAR_WORKER_LOG"  # of the environment: a level of Python's logging, as a number
+LEVEL = "SAMOVAR_WORKER_LOG"  # of the environment: a level of Python's logging, as a number
 
 logger = logging.getLogger(__name__)
 
 
-def worker_environment() -> dict[str, str]:
-    """This process's environment, and from which level on its log is heard."""
-    level = logging.getLogger("samovar").getEffectiveLevel()
-    return {**os.environ, _LEVEL: str(level)}
-
-
 def worker_log_level() -> int:
     """From which level on whoever started this process wants to hear; WARNING, if unsaid."""
-    said = os.environ.get(_LEVEL, "")
+    said = os.environ.get(LEVEL, "")
     return int(said) if said.isdigit() else logging.WARNING
 
 

@@ -24,7 +24,8 @@ from enum import Enum
 from samovar.config import CacheConfig, RuntimeConfig, WorkerConfig
 from samovar.errors import LoadFailed, OutOfMemory, SamovarError, from_code
 from samovar.ipc import messages as ipc
-from samovar.ipc.logs import hand_on, worker_environment
+from samovar.ipc.environment import worker_environment
+from samovar.ipc.logs import hand_on
 from samovar.runtime.connection import Connection
 from samovar.runtime.last_words import LastWords
 
