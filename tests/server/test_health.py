@@ -14,6 +14,7 @@ import pytest
 from samovar.config import RuntimeConfig, ServerConfig
 from samovar.server.metrics import Counter, Gauge, Histogram, exposition
 from samovar.server.served import ServedModel
+from tests.runtime.serving import Place, configured
 from tests.server.conftest import mini
 from tests.server.serving import PATIENCE, serving
 
@@ -62,6 +63,24 @@ def test_a_client_that_goes_ends_its_request(server: str, streams: bool) -> None
     until(server, "samovar_http_requests_open", 1)  # that is the one that asks
     assert samples(server)[CANCELLED] == cancelled + 1
     assert _gone(server) == gone + 1
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_that_goes_while_its_model_is_loading_ends_that(
+    tmp_path: Path,
+    streams: bool,  # noqa: FBT001
+) -> None:
+    waiting = ServedModel("a", Place(tmp_path).path("a", boots=["gate"]), cache=None)
+    body = json.dumps({"model": "a", "prompt": "a", "stream": streams}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+    with serving([waiting], runtime=configured()) as url:
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port), PATIENCE) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + body)
+            until(url, 'samovar_model_ready{model="a"}', 0)
+        while httpx.get(f"{url}/ready").json()["models"]["a"]["state"] != "not_loaded":
+            pass
+        assert samples(url)['samovar_requests_total{model="a",outcome="cancelled"}'] == 1
 
 
 def test_what_is_counted(server: str) -> None:
