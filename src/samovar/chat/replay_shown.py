@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from samovar.chat import replay_message
 from samovar.chat.choosing import starts_in_reasoning
@@ -56,18 +58,6 @@ class Region:
     turn: Turn
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Where the end of a turn is looked for."""
-
-    first: int
-    """The first mark of the turn."""
-    last: int
-    """Its last one."""
-    limit: int
-    """The next message's first."""
-
-
 class Ground:
     """What all conversations of a model have in common: its vocabulary and its template."""
 
@@ -90,22 +80,20 @@ class Ground:
             return False
         return not any(any(self._specials.occurrences(one)) for one in said.texts())
 
-    def end_of_turn(self, segments: Sequence[Segment], stretch: _Stretch) -> int | None:
-        """Where the first token that ends generation stands, else a control token behind the marks.
+    def end_of_turn(self, segments: Sequence[Segment], last: int) -> int | None:
+        """Where the first token that ends generation stands, else a control token behind `last`.
 
-        Only what the template wrote counts.
+        In characters of the segments. Only what the template wrote counts.
         """
         other = None
         at = 0
         for segment in segments:
-            if segment.parse_special and at < stretch.limit:
-                offset = max(at, stretch.first)
-                part = segment.text[max(0, stretch.first - at) : max(0, stretch.limit - at)]
-                for place, stop in sorted(self._specials.occurrences(part)):
-                    if self._is_end(part[place:stop]):
-                        return offset + place
-                    if other is None and offset + place >= stretch.last:
-                        other = offset + place
+            spans = self._specials.occurrences(segment.text) if segment.parse_special else ()
+            for place, stop in spans:
+                if self._is_end(segment.text[place:stop]):
+                    return at + place
+                if other is None and at + place >= last:
+                    other = at + place
             at += len(segment.text)
         return other
 
@@ -147,8 +135,12 @@ class Shown:
             shown = list(messages)
             self._segments = render(shown)
         self._text = "".join(segment.text for segment in self._segments)
+        self._starts = list(accumulate((len(one.text) for one in self._segments), initial=0))
         self._last = len(messages) - 1
         self._places = self._marked(render, shown)
+        self._firsts: dict[int, int] = {}
+        for at, place in enumerate(self._places):
+            self._firsts.setdefault(place.message, at)
         for number, one in recalled.items():
             self._place(number, one)
         self.tokens = ground.pieces.ids(self._mixed())
@@ -181,28 +173,29 @@ class Shown:
 
     def _region(self, number: int, one: Recalled) -> Region | ReplayRefusal:
         """Where a turn stands, or why its ids may not stand there."""
-        at = next((at for at, one in enumerate(self._places) if one.message == number), 0)
+        at = self._firsts.get(number, 0)
         if not at or self._places[at - 1].message != number - 1:
             return "place"
         before, first = self._places[at - 1].position, self._places[at].position
         if not self._text[before:first].startswith(one.turn.tail):
             return "prompt"
         start = before + len(one.turn.tail)
-        end = self._ground.end_of_turn(self._segments, self._stretch(at))
-        if end is None:
+        last, limit = self._stretch(at)
+        size = self._ground.end_of_turn(self._slice(first, limit), last - first)
+        if size is None:
             return "end"
+        end = first + size
         refusal = self._refusal(self._slice(start, end), one)
         return refusal or Region(start, end, one.turn)
 
-    def _stretch(self, at: int) -> _Stretch:
-        """From the first mark of a message on, up to the next message's."""
-        own = self._places[at]
-        last = own.position
-        for place in self._places[at + 1 :]:
-            if place.message != own.message:
-                return _Stretch(own.position, last, place.position)
-            last = place.position
-        return _Stretch(own.position, last, len(self._text))
+    def _stretch(self, at: int) -> tuple[int, int]:
+        """A message's last mark, and the next message's first."""
+        places, own = self._places, self._places[at].message
+        behind = at + 1
+        while behind < len(places) and places[behind].message == own:
+            behind += 1
+        limit = places[behind].position if behind < len(places) else len(self._text)
+        return places[behind - 1].position, limit
 
     def _refusal(self, written: Sequence[Segment], one: Recalled) -> ReplayRefusal | None:
         """Why a turn may not stand for what the template writes; looked into once."""
@@ -222,12 +215,14 @@ class Shown:
         return None if is_sound else "control"
 
     def _slice(self, start: int, end: int) -> list[Segment]:
-        found, at = [], 0
-        for segment in self._segments:
-            part = segment.text[max(0, start - at) : max(0, end - at)]
+        found: list[Segment] = []
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self._segments) and self._starts[index] < end:
+            segment, at = self._segments[index], self._starts[index]
+            part = segment.text[max(0, start - at) : end - at]
             if part:
                 found.append(Segment(part, segment.parse_special))
-            at += len(segment.text)
+            index += 1
         return found
 
     def _mixed(self) -> list[Segment | Sequence[int]]:

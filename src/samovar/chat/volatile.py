@@ -28,8 +28,9 @@ RULES = ("billing", "date", "reminders")
 FirstValues = Callable[[bytes, tuple[str, ...]], tuple[str, ...]]
 """What values had when they were first asked for under a key (see replay_turns)."""
 
-_BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*(?:\n+|\Z)", re.IGNORECASE)
-_REMINDER = re.compile(r"\s*<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+_HEADER = "x-anthropic-billing-header:"
+_BILLING = re.compile(rf"\A(?:\s*{_HEADER}[^\n]*(?:\n+|\Z))+", re.IGNORECASE)
+_OPEN, _CLOSE = "<system-reminder>", "</system-reminder>"
 _SYSTEM = ("system", "developer")
 
 
@@ -73,10 +74,11 @@ def without_billing(messages: Sequence[Message]) -> tuple[list[Message], int]:
 
     def edited(text: str) -> str:
         nonlocal count
-        while match := _BILLING.match(text):
-            text = text[match.end() :]
-            count += 1
-        return text
+        match = _BILLING.match(text)
+        if match is None:
+            return text
+        count += sum(_HEADER in line for line in match[0].lower().splitlines())
+        return text[match.end() :]
 
     size = _num_leading(messages)
     return [*(_edited(one, edited) for one in messages[:size]), *messages[size:]], count
@@ -124,11 +126,8 @@ def with_reminders_last(messages: Sequence[Message]) -> tuple[list[Message], int
 
     def taken(text: str) -> str:
         nonlocal count
-        rest = _REMINDER.sub("\n", text).strip("\n")
-        if not rest.strip():
-            return text
-        found = [match.strip() for match in _REMINDER.findall(text)]
-        if not found:
+        rest, found = _parted(text)
+        if not rest.strip() or not found:
             return text
         count += len(found)
         blocks.extend(found)
@@ -142,6 +141,23 @@ def with_reminders_last(messages: Sequence[Message]) -> tuple[list[Message], int
         return list(messages), 0
     result[last] = _with_more(result[last], "\n".join(dict.fromkeys(blocks)))
     return result, count
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    """A text without its reminders, and those; lines take the place of the white space around."""
+    pieces: list[str] = []
+    blocks: list[str] = []
+    end = 0
+    while (start := text.find(_OPEN, end)) >= 0:
+        stop = text.find(_CLOSE, start)
+        if stop < 0:
+            break
+        pieces.append(text[end:start].rstrip())
+        end = stop + len(_CLOSE)
+        blocks.append(text[start:end])
+    pieces.append(text[end:])
+    first, *others = pieces
+    return "\n".join(filter(None, [first, *(piece.lstrip() for piece in others)])), blocks
 
 
 def _num_leading(messages: Sequence[Message]) -> int:
