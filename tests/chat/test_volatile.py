@@ -168,6 +168,12 @@ def test_reminders_stay_where_they_cannot_move(messages: list[Message]) -> None:
     assert with_reminders_last(messages) == (messages, 0)
 
 
+def test_a_text_full_of_openings_does_not_take_for_ever() -> None:
+    messages = [user("<system-reminder>" * 200_000), system(f"{HEADER}\n" * 20_000), user("Last")]
+    assert with_reminders_last(messages) == (messages, 0)
+    assert without_billing(messages[1:]) == ([system(""), user("Last")], 20_000)
+
+
 # ---- all of them ----------------------------------------------------------------------------
 
 
