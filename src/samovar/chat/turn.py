@@ -5,16 +5,20 @@
 Every id is in exactly one delta, in order, however long its text is held back: who takes a request
 up again behind the ids that came out is behind all that they told, and behind nothing else. What
 was told after some ids depends on those alone, not on how they came in steps.
+
+Stop strings count in the answer's content only, as hosted models have it: reasoning and calls may
+hold them. Where one is complete, nothing more is told, and `stop` says which it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from samovar.chat.notations import BARE_QUOTING
 from samovar.chat.parser import Call, Content, Parser, Piece, Reasoning
 from samovar.chat.shapes import Family, Slot
+from samovar.chat.stopping import StopStrings
 from samovar.types import (
     Event,
     ReasoningDelta,
@@ -58,6 +62,7 @@ class Turn:
         choice: int,
         parser: Parser | None = None,
         budget: Budget | None = None,
+        stop: Sequence[str] = (),
     ) -> None:
         self._request_id = request_id
         self._choice = choice
@@ -67,6 +72,11 @@ class Turn:
         self._parts: list[_Part] = []
         self._logprobs: list[TokenLogprobs] = []
         """Of tokens whose text is held back."""
+        self._stops = StopStrings(stop)
+        self._held: list[TokenLogprobs] = []
+        """Of tokens of content that is held back because a stop string may be beginning."""
+        self.stop: str | None = None
+        """The stop string that its content has come to."""
         self._num_calls = 0
 
     @property
@@ -111,8 +121,10 @@ class Turn:
             pieces += self._parser.flush()
         for piece in pieces:
             self._tell(piece)
-        if not self.has_calls and self._logprobs:
-            self._tell_logprobs()
+        self._let_go()
+        if self.has_calls:
+            self._logprobs.clear()
+        self._tell_logprobs()
 
     def take(self) -> list[Event]:
         """What was told since the last call."""
@@ -125,23 +137,55 @@ class Turn:
         return [Content(text)] if self._parser is None else self._parser.feed(text)
 
     def _tell(self, piece: Piece) -> None:
+        if self.stop is not None:
+            return
+        if isinstance(piece, Content):
+            self._tell_content(piece.text)
+            return
+        self._let_go()
         if isinstance(piece, Call):
             self._logprobs.clear()
             part = _Part(Call, piece.arguments, piece.name, self._num_calls)
             self._parts.append(part)
             self._num_calls += 1
             return
-        last = self._parts[-1] if self._parts else None
-        if last is None or last.kind is not type(piece):
-            last = _Part(type(piece))
-            self._parts.append(last)
-        last.text += piece.text
+        self._add(Reasoning, piece.text)
         self._tell_logprobs()
 
+    def _tell_content(self, text: str) -> None:
+        passed = self._stops.feed(text)
+        self.stop = passed.stop
+        if passed.text:
+            self._add(Content, passed.text)
+            self._tell_logprobs()
+        else:
+            self._held += self._logprobs
+            self._logprobs.clear()
+
+    def _let_go(self) -> None:
+        """Content ends here, so what was held back of it is no stop string's beginning."""
+        text = self._stops.flush()
+        if text:
+            self._add(Content, text)
+            self._tell_held()
+
+    def _add(self, kind: _Kind, text: str) -> None:
+        last = self._parts[-1] if self._parts else None
+        if last is None or last.kind is not kind:
+            last = _Part(kind)
+            self._parts.append(last)
+        last.text += text
+
     def _tell_logprobs(self) -> None:
+        self._tell_held()
         if self._logprobs:
             self._last().logprobs += self._logprobs
             self._logprobs.clear()
+
+    def _tell_held(self) -> None:
+        if self._held:
+            self._last().logprobs += self._held
+            self._held.clear()
 
     def _last(self) -> _Part:
         """What ids go with whose text is not sure yet."""
@@ -174,17 +218,17 @@ class TurnForm:
     ends: tuple[str, ...] = ()
     """Texts that end generation as its tokens do: nobody asked for them, so nobody is told."""
 
-    def begin(self, request_id: str, choice: int) -> Turn:
-        """The turn of one choice."""
+    def begin(self, request_id: str, choice: int, stop: Sequence[str] = ()) -> Turn:
+        """The turn of one choice; `stop`: texts that end its content."""
         if self.family is None:
-            return Turn(request_id, choice)
+            return Turn(request_id, choice, stop=stop)
         parser = Parser(
             self.family,
             tools=self.tools,
             starts_in_reasoning=self.starts_in_reasoning,
             has_begun=self.has_begun,
         )
-        return Turn(request_id, choice, parser, self.budget)
+        return Turn(request_id, choice, parser, self.budget, stop)
 
 
 PLAIN = TurnForm()

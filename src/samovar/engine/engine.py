@@ -355,8 +355,8 @@ class Engine:
     ) -> None:
         sequence.append(sampled.token, now)
         said = sequence.output.feed(sampled.token, is_eog=sampled.is_eog)
-        ending = said.ending
         running.hear(sequence, sampled, said.text)
+        ending = said.ending or running.stopped(sequence)
         if ending is not None:
             self._end(running, sequence, ending, now)
         elif sequence.num_tokens >= sequence.limit:
@@ -381,8 +381,9 @@ class Engine:
             sequence.append(token, now)
             said = sequence.output.feed(token, is_eog=False)
             running.hear_forced(sequence, token, said.text)
-            if said.ending is not None:
-                self._end(running, sequence, said.ending, now)
+            ending = said.ending or running.stopped(sequence)
+            if ending is not None:
+                self._end(running, sequence, ending, now)
                 return
         if sequence.num_tokens >= sequence.limit:
             self._end(running, sequence, Ending("length"), now)

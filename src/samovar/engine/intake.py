@@ -73,7 +73,8 @@ class Intake:
             sequence.sampler = sampler
             sequence.is_verified = bool(candidates)
             running.sequences.append(sequence)
-            running.turns.append(form.begin(request.request_id, choice))
+            in_content = request.stop if form.family is not None else ()
+            running.turns.append(form.begin(request.request_id, choice, in_content))
         self._catch_up(running)
         for sequence in running.open_sequences():
             self._scheduler.add(sequence)
@@ -98,7 +99,8 @@ class Intake:
         room = self._scheduler.limits.context_length
         most = room if request.max_tokens is None else min(room, len(tokens) + request.max_tokens)
         pieces = partial(self._pieces, form.shown) if form.shown else self._backend.detokenize
-        output = Output(pieces, request.stop, request.stop_tokens, form.ends)
+        in_all = request.stop if form.family is None else ()  # else the turn looks for them
+        output = Output(pieces, in_all, request.stop_tokens, form.ends)
         return Sequence(
             request, list(tokens), len(tokens), most, output, Clock(now), choice, self._order
         )
@@ -141,7 +143,7 @@ class Intake:
                 sequence.sampler.accept(token)
             said = sequence.output.feed(token, is_eog=self._backend.is_eog(token))
             running.turns[sequence.choice].hear(token, said.text)
-            ending = said.ending
+            ending = said.ending or running.stopped(sequence)
         if ending is None and tokens and sequence.num_tokens >= sequence.limit:
             return Ending("length")
         return ending

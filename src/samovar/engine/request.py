@@ -66,6 +66,11 @@ class Running:
             told = TokenLogprobs(sampled.token, scores.chosen, scores.top)
         self.turns[sequence.choice].hear(sampled.token, text, told)
 
+    def stopped(self, sequence: Sequence) -> Ending | None:
+        """How a choice is over whose answer has come to a stop string."""
+        stop = self.turns[sequence.choice].stop
+        return None if stop is None else Ending("stop", stop)
+
     def forced(self, sequence: Sequence) -> tuple[int, ...]:
         """Ids that a choice must have next, whatever is likely."""
         return self.turns[sequence.choice].forced()
@@ -85,6 +90,8 @@ class Running:
         """A choice has ended; what was held back of it is said now."""
         turn = self.turns[sequence.choice]
         turn.end(sequence.output.flush())
+        if turn.stop is not None and ending.reason != "cancelled":
+            ending = Ending("stop", turn.stop)
         if ending.reason == "stop" and turn.has_calls:
             ending = replace(ending, reason="tool_calls")
         sequence.ending = ending

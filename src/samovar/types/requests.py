@@ -29,7 +29,8 @@ class GenerateRequest:
     max_tokens: int | None = None
     """Most tokens to generate; None: until the model ends or the room of a sequence is used up."""
     stop: tuple[str, ...] = ()
-    """Texts that end generation; they are not part of the answer."""
+    """Texts that end generation; they are not part of the answer. With `chat` they count in the
+    answer's content, not in reasoning and calls."""
     stop_tokens: tuple[int, ...] = ()
     """Ids that end generation, besides the model's own end-of-generation ids."""
     choices: int = 1
