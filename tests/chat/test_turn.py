@@ -129,6 +129,77 @@ def test_who_comes_later_and_drops_what_was_told_tells_the_rest(
     assert one.has_calls == other.has_calls
 
 
+STOPS = [
+    ("rain",),
+    ("look", "Words"),
+    ("et me", "me look.\n"),
+    ("town", "tool"),
+    ("\n\n",),
+    ("zz",),
+]
+
+
+def stopped(
+    form: TurnForm, pieces: list[str], stop: tuple[str, ...], takes: set[int]
+) -> tuple[list[Event], Turn, int]:
+    """What a turn tells until it comes to a stop string, and of how many tokens."""
+    turn = form.begin("r", 0, stop)
+    events: list[Event] = []
+    count = 0
+    for count, piece in enumerate(pieces, 1):
+        events += told(turn, [piece], count - 1, takes)
+        if turn.stop is not None:
+            break
+    turn.end("")
+    return events + turn.take(), turn, count
+
+
+def cut_at_a_stop(
+    said: list[tuple[str, str]], stops: tuple[str, ...]
+) -> tuple[list[tuple[str, str]], str | None]:
+    """What may be told of all that was said, letter by letter."""
+    found: list[tuple[str, str]] = []
+    for kind, text in said:
+        for end in range(1, len(text) + 1) if kind == "text" else ():
+            ended = [stop for stop in stops if text[:end].endswith(stop)]
+            if ended:
+                stop = max(ended, key=len)
+                before = text[: end - len(stop)]
+                return [*found, *([(kind, before)] if before else [])], stop
+        found.append((kind, text))
+    return found, None
+
+
+@settings(max_examples=scaled(200, 4000), deadline=None)
+@given(
+    text=st.sampled_from(TEXTS), places=places, takes=takes, form=forms, stop=st.sampled_from(STOPS)
+)
+def test_stop_strings_count_in_content_only_in_any_pieces(
+    text: str, places: list[int], takes: set[int], form: TurnForm, stop: tuple[str, ...]
+) -> None:
+    events, turn, count = stopped(form, cut(text, places), stop, takes)
+    assert ids(events) == list(range(count))
+    assert (joined(events), turn.stop) == cut_at_a_stop(whole(form, text), stop)
+
+
+def test_a_stop_string_across_tokens_is_found_with_the_one_that_completes_it() -> None:
+    pieces = ["<think>stop here</think>", "Go on, st", "op ", "here", " and", " there"]
+    events, turn, count = stopped(FORM, pieces, ("stop here",), set())
+    assert (turn.stop, count) == ("stop here", 4)
+    assert joined(events) == [("reasoning", "stop here"), ("text", "Go on, ")]
+
+
+def test_content_that_was_held_back_comes_before_the_call_and_with_its_scores() -> None:
+    turn = FORM.begin("r", 0, ("me see",))
+    for token, text in enumerate(["Let", " me", CALL]):
+        turn.hear(token, text, logprobs(token))
+    turn.end("")
+    text, call = turn.take()
+    assert text == TextDelta("r", "Let me", (0, 1), 0, (logprobs(0), logprobs(1)))
+    assert isinstance(call, ToolCallDelta)
+    assert call.tokens == (2,)
+
+
 def test_a_call_says_its_name_and_its_number() -> None:
     turn = FORM.begin("r", 3)
     turn.hear(0, CALL)

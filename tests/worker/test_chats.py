@@ -383,6 +383,34 @@ def test_a_stop_string_ends_the_turn(worker: Driven) -> None:
     assert (choice.reason, choice.stop) == ("stop", "apples")
 
 
+def test_a_stop_string_counts_in_content_only(worker: Driven) -> None:
+    whole, _ = answer(worker, asked(TOM))
+    word = whole.reasoning.split()[0]
+    told, choice = answer(worker, asked(TOM, stop=(word, "apples")))
+    assert (told.reasoning, choice.stop) == (
+        whole.reasoning,
+        "apples" if word != "apples" else word,
+    )
+    assert told.text == whole.text[: whole.text.index("apples")]
+    assert told.tokens == whole.tokens[: len(told.tokens)]
+    assert len(told.tokens) < len(whole.tokens)
+    called, ends = answers(events_of(worker, asked(PARIS, tools=TOOLS, stop=("Paris", "city"))))
+    assert [name for name, _ in called[0].calls] == ["get_weather"]
+    assert (ends[0].reason, ends[0].stop) == ("tool_calls", None)
+
+
+def test_a_stop_string_ends_every_choice_and_answers_of_a_form(worker: Driven) -> None:
+    sampling = SamplingParams(temperature=1.0, seed=5)
+    whole, _ = answers(events_of(worker, asked(TOM, choices=2, sampling=sampling)))
+    found, ends = answers(events_of(worker, asked(TOM, choices=2, sampling=sampling, stop=("a",))))
+    for one, told, end in zip(whole, found, ends, strict=True):
+        assert told.text == one.text.partition("a")[0]
+        assert end.stop == ("a" if "a" in one.text else None)
+    form = SamplingParams(grammar=Grammar("choice", '["red green", "red blue"]'))
+    told, choice = answer(worker, asked(TOM, sampling=form, stop=(" ",)))
+    assert (told.text, choice.reason, choice.stop) == ("red", "stop", " ")
+
+
 def test_a_session_holds_the_conversation(worker: Driven) -> None:
     told, _ = answer(worker, asked(TOM, session="s"))
     held = ask(worker, "session_tokens", name="s")
