@@ -4,7 +4,7 @@
 #   make run          a long talk with the model that comes with the package, cold, then in a second
 #                     process warm from disk; PROMPT="..." is what is asked
 #   make test         check the code and run the tests
-#   make test-long    the same tests at full scale
+#   make test-long    the same tests at full scale, and other people's clients at a server
 #   make check        formatting, lint, types, import contracts
 #   make bench        measure; PEERS=FOLDER with llama.cpp's binaries compares with those as well
 #   make setup        only the environment that `make run` uses
@@ -21,6 +21,7 @@ PROMPT ?= What is the capital of France?
 
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/tools
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --require-hashes --requirement
@@ -30,7 +31,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 # Two pips must not write into one environment at once.
 .NOTPARALLEL:
-.PHONY: setup run test test-long check bench lock clean llama test-setup
+.PHONY: setup run test test-long check bench lock clean llama test-setup tools-setup
 
 run: export DEMO_PROMPT = $(PROMPT)
 run: setup
@@ -40,7 +41,7 @@ test: check
 	SAMOVAR_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest
 
 test-long: SCALE = full
-test-long: test
+test-long: tools-setup test
 
 check: test-setup
 	$(BIN)/ruff format --check .
@@ -57,6 +58,8 @@ setup: $(STAMPS)/package llama
 
 test-setup: setup $(STAMPS)/models $(STAMPS)/test $(STAMPS)/clients $(SCHEMA_SUITE)/complete
 
+tools-setup: $(STAMPS)/tools-js
+
 # An environment does not survive being moved, nor the removal of its Python.
 ifneq ($(shell test -x $(BIN)/python && cat $(STAMPS)/venv 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMPS)/venv
@@ -71,6 +74,19 @@ $(STAMPS)/venv:
 $(STAMPS)/%: requirements/%.txt $(STAMPS)/venv
 	@echo "installing $<"
 	@$(INSTALL) $<
+	@touch $@
+
+# Other people's clients, in an environment of their own; Node.js and npm are among them.
+$(STAMPS)/tools: requirements/tools.txt $(STAMPS)/venv
+	@echo "installing $<"
+	@$(BIN)/python -m venv --clear $(TOOLS)
+	@$(INSTALL:$(BIN)/%=$(TOOLS)/bin/%) $<
+	@touch $@
+
+$(STAMPS)/tools-js: tests/clients/package.json tests/clients/package-lock.json $(STAMPS)/tools
+	@echo "installing $<"
+	@cp tests/clients/package.json tests/clients/package-lock.json $(TOOLS)
+	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm ci --prefix $(TOOLS) --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(STAMPS)/package: pyproject.toml $(STAMPS)/run
@@ -89,7 +105,7 @@ $(SCHEMA_SUITE)/complete: scripts/fetch_schema_suite.py requirements/test.txt | 
 	@touch $@
 
 lock:
-	cd requirements && for name in build run models test suite clients; do \
+	cd requirements && for name in build run models test suite clients tools; do \
 	    uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	        --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 	        --output-file $$name.txt $$name.in || exit 1; \
