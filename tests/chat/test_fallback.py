@@ -146,7 +146,9 @@ def test_a_description_may_name_a_family_or_enclose_the_answer() -> None:
         {},
         {"version": 2, "fields": {"content": {}}},
         {"family": "klingon"},
+        {"family": ["hermes"]},
         {"fields": {"thinking": {"open": "<r>"}}},
+        {"fields": {"thinking": {"open": " ", "close": " "}}},
         {"fields": {"thinking": {"open": 1, "close": "x"}}},
         calls(open="<c>", content="xml-inline"),
         calls(open="<c>", content="json", content_args={"unquoted_keys": True}),
@@ -159,6 +161,8 @@ def test_a_description_may_name_a_family_or_enclose_the_answer() -> None:
             content="json",
             transform={"function": {"name": "{name}", "arguments": CONTENT}},
         ),
+        # An hour's work for an expression that has two ways to read a bracket.
+        calls(open_pattern="(?P<name>" + "[x]" * 40, content="json"),
     ],
     ids=json.dumps,
 )

@@ -22,7 +22,7 @@ from samovar.chat.shapes import Family, Frame, Part, Reasoning, Slot
 NAME = "response_template"
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-_NAMED = re.compile(r"\(\?P<(\w+)>(?:[^()\\]|\\.|\[[^\]]*\])*\)")
+_NAMED = re.compile(r"\(\?P<(\w+)>(?:[^()\\\[]|\\.|\[[^\]]*\])*\)")
 _PLACE = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 
 
@@ -35,7 +35,7 @@ def described_family(value: object) -> Family:
     spec = _object(value, "it")
     named = spec.get("family")
     if named is not None:
-        if named not in FAMILIES:
+        if not isinstance(named, str) or named not in FAMILIES:
             raise UnreadableError(f"no family is called that; use one of {', '.join(FAMILIES)}")
         return FAMILIES[named]
     if spec.get("version", 1) != 1:
@@ -51,7 +51,7 @@ def _with_field(family: Family, name: str, field: Mapping[str, Any]) -> Family:
     where = f"fields.{name}"
     if name in _REASONING:
         open_, close = _literal(field, "open", where), _literal(field, "close", where)
-        if not open_ or not close:
+        if not open_.strip() or not close.strip():
             raise UnreadableError(f"{where} needs open and close, as texts")
         return replace(family, reasoning=Reasoning(open_, close))
     if name == "content":

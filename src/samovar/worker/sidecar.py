@@ -32,7 +32,7 @@ def family_beside(path: Path) -> Family | None:
             if value is None or (not is_own and NAME not in value):
                 continue
             return described_family(value if is_own else value[NAME])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             words = str(error) if isinstance(error, UnreadableError) else type(error).__name__
             logger.warning("%s is left aside: %s", file.name, words)
     return None
