@@ -104,7 +104,9 @@ def test_a_prompt_that_is_too_long_is_said_in_the_words_that_agents_look_for() -
     told = "the prompt has 5000 tokens and a sequence has room for 4096, answer included"
     body = json.loads(failure(Failed("", "context_length_exceeded", told)).body)
     assert body["error"]["message"] == (
-        f"This model's maximum context length is 4096 tokens: {told}"
+        "This model's maximum context length is 4096 tokens. "
+        f"Input tokens exceed the configured limit: {told}"
     )
     other = json.loads(failure(Failed("", "context_length_exceeded", "too much")).body)
-    assert other["error"]["message"].endswith("is exceeded: too much")
+    assert "maximum context length is exceeded. Input tokens exceed" in other["error"]["message"]
+    assert other["error"]["message"].endswith(": too much")

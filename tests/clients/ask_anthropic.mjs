@@ -21,8 +21,10 @@ const textOf = (message) =>
     .map((block) => block.text)
     .join("");
 
+// `input_tokens` is only what was not read from the cache.
 function seen(message, pieces) {
-  return told(textOf(message), message.usage.input_tokens, message.usage.output_tokens, pieces);
+  const { input_tokens, cache_read_input_tokens, output_tokens } = message.usage;
+  return told(textOf(message), input_tokens + cache_read_input_tokens, output_tokens, pieces);
 }
 
 async function stream() {

@@ -42,10 +42,17 @@ class Client:
 CLIENTS = [
     Client("ask_litellm.py", "openai", "ContextWindowExceededError", "NotFoundError"),
     Client("ask_litellm.py", "anthropic", "ContextWindowExceededError", "NotFoundError"),
-    Client("ask_litellm.py", "ollama_chat", "APIConnectionError", "NotFoundError"),
-    Client("ask_langchain.py", "openai", "OpenAIContextOverflowError", "NotFoundError"),
-    Client("ask_langchain.py", "responses", "OpenAIContextOverflowError", "NotFoundError"),
-    Client("ask_langchain.py", "anthropic", "AnthropicContextOverflowError", "NotFoundError"),
+    Client("ask_litellm.py", "ollama_chat", "BadRequestError", "NotFoundError"),
+    Client("ask_langchain.py", "openai", "OpenAIContextOverflowError", "OpenAIModelNotFoundError"),
+    Client(
+        "ask_langchain.py", "responses", "OpenAIContextOverflowError", "OpenAIModelNotFoundError"
+    ),
+    Client(
+        "ask_langchain.py",
+        "anthropic",
+        "AnthropicContextOverflowError",
+        "AnthropicModelNotFoundError",
+    ),
     Client("ask_langchain.py", "ollama", "ResponseError", "ResponseError"),
     Client("ask_llm.py", "openai", "BadRequestError", "NotFoundError"),
     Client("ask_openai.mjs", "openai", "BadRequestError", "NotFoundError"),

@@ -27,6 +27,8 @@ _CODES = {"unauthorized": "invalid_api_key", "rate_limited": "rate_limit_exceede
 
 _ROOM = re.compile(r"room for (\d+)")
 
+_EXCEEDED = "Input tokens exceed the configured limit"
+
 _CALLERS_FAULT = range(400, 500)
 
 
@@ -59,12 +61,15 @@ def error_body(failed: Failed, param: str | None = None) -> ErrorBody:
 
 
 def _message(failed: Failed) -> str:
-    """What happened. Agents shorten their prompt where they read the words that OpenAI uses."""
+    """What happened, with the words of OpenAI by which clients know that a prompt is too long.
+
+    It has used two sentences: LiteLLM and agents look for the first, LangChain for the second.
+    """
     if failed.code != "context_length_exceeded":
         return failed.message
     room = _ROOM.search(failed.message)
     most = f"is {room[1]} tokens" if room else "is exceeded"
-    return f"This model's maximum context length {most}: {failed.message}"
+    return f"This model's maximum context length {most}. {_EXCEEDED}: {failed.message}"
 
 
 def failure(failed: Failed, param: str | None = None) -> WireFailure:
