@@ -21,7 +21,16 @@ from samovar.engine.sequence import Sequence as Choice
 from samovar.errors import NativeError
 from samovar.native.interface import Aborted, Backend, NoRoom, Row, StateKind, Stepped
 from samovar.native.weightless import BOS, EOS, WeightlessBackend, WeightlessSampler
-from samovar.types import Event, Failed, Finished, GenerateRequest, SamplingParams, TextDelta
+from samovar.types import (
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    PromptScores,
+    SamplingParams,
+    TextDelta,
+    TokenLogprobs,
+)
 from tests.engine.cached import check_cache, check_the_end_of
 
 MOST_STEPS = 5000
@@ -160,6 +169,8 @@ class Answer:
     """What a client saw of one request."""
 
     deltas: list[TextDelta] = field(default_factory=list)
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    """Of the prompt, from its second token on."""
     end: Event | None = None
 
     def text(self, choice: int = 0) -> str:
@@ -222,6 +233,7 @@ class Trial:
         self.engine = Engine(self.backend, options, self.clock, cache)
         self.is_deterministic = bool(options and options.is_deterministic)
         self.answers: dict[str, Answer] = {}
+        self.requests: dict[str, GenerateRequest] = {}
         self.calls: list[list[Row]] = []
         """The rows of every decode call."""
         self.faults: deque[Fault | None] = deque()
@@ -243,6 +255,7 @@ class Trial:
         """Hand requests in."""
         for one in requests:
             self.answers[one.request_id] = Answer()
+            self.requests[one.request_id] = one
             self.engine.submit(one)
             self._known.update(self.engine.scheduler.waiting)
 
@@ -318,6 +331,11 @@ class Trial:
             if isinstance(event, TextDelta):
                 assert event.text or event.tokens, "an empty delta"
                 answer.deltas.append(event)
+            elif isinstance(event, PromptScores):
+                before = max(1, self.requests[event.request_id].num_scored)
+                assert event.start == before + len(answer.scores), "scores twice, or a gap"
+                assert not answer.deltas or self.requests[event.request_id].choices > 1
+                answer.scores += event.logprobs
             else:
                 answer.end = event
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from samovar.engine.scheduler import Scheduler
 from samovar.engine.sequence import Phase, Sequence
@@ -21,6 +22,7 @@ from samovar.errors import DecodeTimeout, SamovarError
 from samovar.native.interface import (
     Aborted,
     Backend,
+    Logprobs,
     NoRoom,
     Row,
     RowFailed,
@@ -30,6 +32,7 @@ from samovar.native.interface import (
 )
 
 Result = Sampled | RowFailed | None
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,21 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of the tokens of a prompt from `start` on."""
+
+    sequence: Sequence
+    start: int
+    logprobs: tuple[Logprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a step."""
 
     results: tuple[tuple[Sequence, Result], ...] = ()
     broken: tuple[Broken, ...] = ()
+    scores: tuple[Scored, ...] = ()
     is_whole: bool = False
     """Whether all of it was one decode call that went well: its time is a measurement."""
 
@@ -81,8 +94,9 @@ class Batch:
             return self._make_room(step)
         if isinstance(outcome, Aborted):
             return self._interrupted(step, outcome)
+        scores = _scores(step, bridges, outcome) if outcome.scores else ()
         self._scheduler.advance(step)
-        return Outcome(_results(step, bridges, outcome), is_whole=True)
+        return Outcome(_results(step, bridges, outcome), scores=scores, is_whole=True)
 
     def _is_kept_alike(self, step: Step) -> bool:
         """Whether all its rows must be computed as they are in every other company.
@@ -98,7 +112,17 @@ class Batch:
         sampler = sequence.sampler if row.catches_up and sequence.samples else None
         # Also where nothing is picked: a state that cannot be cut is kept with what follows it.
         wants = wants_logits or row.catches_up
-        return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
+        following = row.following
+        if not following:
+            return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
+        return Row(
+            sequence.seq_id,
+            row.tokens,
+            sampler,
+            wants_logits=wants,
+            following=following,
+            num_alternatives=sequence.request.prompt_logprobs or 0,
+        )
 
     # ---- when it does not go well -------------------------------------------------------------
 
@@ -109,6 +133,7 @@ class Batch:
         return Outcome(
             tuple(result for outcome in outcomes for result in outcome.results),
             tuple(broken for outcome in outcomes for broken in outcome.broken),
+            tuple(scored for outcome in outcomes for scored in outcome.scores),
         )
 
     def _make_room(self, step: Step) -> Outcome:
@@ -186,7 +211,22 @@ def _merged(rows: list[Row], bridges: list[Row]) -> list[Row]:
 def _results(
     step: Step, bridges: list[Row], outcome: Stepped
 ) -> tuple[tuple[Sequence, Result], ...]:
+    results = _own(step, bridges, outcome.results)
+    return tuple((row.sequence, r) for row, r in zip(step.rows, results, strict=True))
+
+
+def _scores(step: Step, bridges: list[Row], outcome: Stepped) -> tuple[Scored, ...]:
+    """Before the step is accounted: where a row begins is where its sequence has come to."""
+    found = zip(step.rows, _own(step, bridges, outcome.scores), strict=True)
+    return tuple(
+        Scored(row.sequence, row.sequence.num_computed + 1, scores)
+        for row, scores in found
+        if scores
+    )
+
+
+def _own(step: Step, bridges: list[Row], found: List[_T]) -> list[_T]:
+    """What came of the rows of the step, without bridges."""
     bridged = {row.seq_id for row in bridges}
     ids = sorted([*bridged, *(row.sequence.seq_id or 0 for row in step.rows)])
-    results = [r for i, r in zip(ids, outcome.results, strict=True) if i not in bridged]
-    return tuple((row.sequence, r) for row, r in zip(step.rows, results, strict=True))
+    return [one for i, one in zip(ids, found, strict=True) if i not in bridged]

@@ -60,11 +60,13 @@ class Caching:
         if sequence.num_tokens < self._cache.config.min_tokens:
             self._note(sequence, placement.length, "short")
             return False
+        if sequence.awaits_scores:
+            self._note(sequence, placement.length, "scored")
         plan = self._restoring.plan(sequence)
         self._explain(sequence, placement, plan)
         if self._restoring.begin(placement, plan):
             return True
-        if not placement.length and not sequence.num_preemptions:
+        if not (placement.length or sequence.num_preemptions or sequence.is_scored):
             self._cache.store.counters.misses += 1
         return False
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.adapters import Adapters
-from samovar.engine.batch import Batch, Broken
+from samovar.engine.batch import Batch, Broken, Outcome
 from samovar.engine.caching import Caching
 from samovar.engine.cells import CellLedger
 from samovar.engine.embedding import Embedding
@@ -45,6 +45,8 @@ from samovar.types import EmbedRequest, Event, GenerateRequest, RankRequest, Ver
 
 Request = GenerateRequest | VerifyRequest | EmbedRequest | RankRequest
 
+_LOGITS = 2**22  # of a step, for log-probabilities of prompts: 16 MiB, in a buffer that stays
+_MOST_SCORED = 256  # tokens of a step: what is told of them is one frame to the server
 MAX_WAITING = 256  # requests: at a second each, those at the end would wait longer than anyone does
 
 
@@ -83,7 +85,7 @@ class Engine:
         self.costs = StepCosts()
         is_deterministic = self.options.is_deterministic
         self.scheduler = Scheduler(
-            Limits(backend.batch_size, _room(backend), is_deterministic),
+            Limits(backend.batch_size, _room(backend), is_deterministic, _most_scored(backend)),
             _seats(backend, is_deterministic=is_deterministic),
             self.costs,
         )
@@ -277,12 +279,14 @@ class Engine:
 
     def _run(self, step: Step) -> None:
         self._placing.apply_adapters(step.adapters)
-        started = self._now()
+        started, scored = self._now(), step.num_scored_tokens
         outcome = self._batch.compute(step)
         ended = self._now()
         if outcome.is_whole:
             decode = step.num_decode_rows
-            self.costs.observe(decode, step.num_tokens - decode, ended - started)
+            prefill = step.num_tokens - decode - scored
+            self.costs.observe(decode, prefill, ended - started, scored)
+        self._tell_scores(outcome)
         for broken in outcome.broken:
             self._break(broken)
         for sequence, result in outcome.results:
@@ -290,6 +294,12 @@ class Engine:
                 self._caching.after_step(sequence)
             self._take(sequence, result, ended)
         self._placing.empty()
+
+    def _tell_scores(self, outcome: Outcome) -> None:
+        for one in outcome.scores:
+            if one.sequence.phase is not Phase.FINISHED:
+                running = self._requests[one.sequence.request_id]
+                self._events.append(running.score(one.sequence, one.start, one.logprobs))
 
     def _take_restored(self) -> None:
         """Blocks have come. Where nothing is left to compute, what follows was stored as well."""
@@ -437,6 +447,10 @@ def _room(backend: Backend) -> int:
     """Tokens that one sequence can come to."""
     cells = backend.num_cells
     return backend.context_length if cells is None else min(cells, backend.context_length)
+
+
+def _most_scored(backend: Backend) -> int:
+    return max(1, min(_MOST_SCORED, _LOGITS // backend.vocabulary_size))
 
 
 def _seats(backend: Backend, *, is_deterministic: bool) -> Seats:

@@ -56,6 +56,8 @@ class Intake:
         tokens = self._sessions.prompt(request, self._prompts.tokens(request, room))
         self._prompts.require_fits(request, len(tokens) + len(candidates), room)
         self._prompts.check(candidates)
+        if request.num_scored > len(tokens):
+            raise InvalidRequest("num_scored says more tokens than the prompt has")
         for said in request.generated:
             self._prompts.check(said)
             if len(tokens) + len(said) > room:
@@ -72,6 +74,8 @@ class Intake:
             sequence = self._sequence(request, tokens, choice, now, form)
             sequence.sampler = sampler
             sequence.is_verified = bool(candidates)
+            if choice == 0 and request.prompt_logprobs is not None:
+                sequence.is_scored, sequence.num_scored = True, max(1, request.num_scored)
             running.sequences.append(sequence)
             in_content = request.stop if form.family is not None else ()
             running.turns.append(form.begin(request.request_id, choice, in_content))

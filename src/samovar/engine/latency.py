@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 LEAST_GAP_SECONDS = 0.2  # the promise for quick models; below it nobody sees a pause
 DECODE_STEPS = 2.5  # the promise for slow ones, in their own decode steps
 FIRST_CHUNK = 32  # nothing measured yet: small enough for any model that is worth waiting for
+FIRST_PRICE = 4.0  # of a token with log-probabilities, in tokens of prefill: more than it costs
 LEAST_CHUNK = 3  # a prompt always gets on; at 4,096 tokens of depth 8 took 1b twice the promise
 _MARGIN = 0.8  # of the promise is planned for: the depth grows within a chunk, machines are shared
 _MEMORY = 0.3  # weight of the newest measurement
@@ -27,11 +28,21 @@ class StepCosts:
     """By number of rows, rounded up to a power of two."""
     prefill_seconds: float | None = None
     """Of one token."""
+    scored_seconds: float | None = None
+    """Of one token of a prompt with its log-probabilities: logits of the whole vocabulary."""
     shares: int = 1
     """How many take their time out of each gap: the steps, and what is done between them."""
 
-    def observe(self, decode_rows: int, prefill_tokens: int, seconds: float) -> None:
+    def observe(
+        self, decode_rows: int, prefill_tokens: int, seconds: float, scored_tokens: int = 0
+    ) -> None:
         """A step of so many rows and tokens took so long."""
+        if scored_tokens:
+            rest = seconds - self.decode(decode_rows)
+            rest -= prefill_tokens * (self.prefill_seconds or 0.0)
+            found = max(rest, 0.1 * seconds) / scored_tokens
+            self.scored_seconds = _moved(self.scored_seconds, found)
+            return
         if not prefill_tokens:
             size = _rounded(decode_rows)
             known = self.decode_seconds.get(size)
@@ -71,14 +82,23 @@ class StepCosts:
         """
         if not promised:
             return largest
-        if self.prefill_seconds is None:
+        each = self.scored_seconds if self.prefill_seconds is None else self.prefill_seconds
+        if each is None:
             return min(FIRST_CHUNK, largest)
         left = self.planned(promised, turns) / self.shares - self.decode(rows)
-        if left >= largest * self.prefill_seconds:  # also where steps take no time at all
+        if left >= largest * each:  # also where steps take no time at all
             return largest
         if left <= 0:
             return min(largest, LEAST_CHUNK)
-        return min(largest, max(LEAST_CHUNK, int(left / self.prefill_seconds)))
+        return min(largest, max(LEAST_CHUNK, int(left / each)))
+
+    def price(self) -> float:
+        """What a token with log-probabilities costs, in those of which `prefill_budget` speaks."""
+        if self.scored_seconds is None:
+            return FIRST_PRICE
+        if not self.prefill_seconds:
+            return 1.0
+        return max(1.0, self.scored_seconds / self.prefill_seconds)
 
     def seconds_of(self, prefill: int, decode: int, rows: int) -> float:
         """About how long so much work takes, decoded in steps of `rows`: for estimates only."""

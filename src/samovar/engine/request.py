@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
 
 from samovar.chat.turn import Turn
 from samovar.engine.output import Ending
 from samovar.engine.sequence import Phase, Sequence
-from samovar.native.interface import Sampled
+from samovar.native.interface import Logprobs, Sampled
 from samovar.types import (
     Cached,
     Choice,
     Event,
     Finished,
     GenerateRequest,
+    PromptScores,
     Timings,
     TokenLogprobs,
     Usage,
@@ -65,6 +67,16 @@ class Running:
         if scores is not None:
             told = TokenLogprobs(sampled.token, scores.chosen, scores.top)
         self.turns[sequence.choice].hear(sampled.token, text, told)
+
+    def score(self, sequence: Sequence, start: int, logprobs: List[Logprobs]) -> PromptScores:
+        """Log-probabilities of the prompt's tokens from `start` on are known."""
+        sequence.num_scored = start + len(logprobs)
+        tokens = sequence.tokens[start : sequence.num_scored]
+        told = (
+            TokenLogprobs(token, one.chosen, one.top)
+            for token, one in zip(tokens, logprobs, strict=True)
+        )
+        return PromptScores(self.request.request_id, start, tuple(told))
 
     def stopped(self, sequence: Sequence) -> Ending | None:
         """How a choice is over whose answer has come to a stop string."""

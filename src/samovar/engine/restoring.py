@@ -170,9 +170,9 @@ class Restoring:
 
         Where every bit counts, what is left must be cut as if nothing had come.
         """
-        if self._scheduler.seats.cuts.grid > 1:
-            return sequence.num_prompt - 1
-        return sequence.num_tokens
+        cuts = self._scheduler.seats.cuts
+        most = cuts.most(sequence)
+        return min(most, sequence.num_prompt - 1) if cuts.grid > 1 else most
 
     def _tries_again(self, pending: _Pending) -> bool:
         """Something was bad, and is not in the index any more: see what is left."""

@@ -104,6 +104,8 @@ class Saving:
         grid = self._scheduler.seats.cuts.grid
         if grid == 1:
             return sequence.num_computed
+        if sequence.is_scored:  # in pieces of its own
+            return 0
         return min(sequence.num_computed // grid * grid, self._last_whole(sequence))
 
     def _last_whole(self, sequence: Sequence) -> int:

@@ -34,6 +34,8 @@ class Limits:
     context_length: int
     """Tokens of one sequence."""
     is_deterministic: bool = False
+    most_scored: int = 256
+    """Tokens of a step that have logits of their own, because log-probabilities are wanted."""
 
 
 class Scheduler:
@@ -192,8 +194,11 @@ class Scheduler:
                 continue
             if other.adapters != sequence.adapters:
                 continue
-            shared = min(common_prefix(other.tokens, sequence.tokens), sequence.num_tokens - 1)
-            shared = min(shared, other.num_tokens - 1) // cuts.grid * cuts.grid
+            most = min(cuts.most(sequence), sequence.num_tokens - 1, other.num_tokens - 1)
+            if most < LEAST_COPY or (other.is_scored and cuts.grid > 1):
+                continue
+            shared = min(common_prefix(other.tokens, sequence.tokens), most)
+            shared = shared // cuts.grid * cuts.grid
             if shared - self._takeable(other, shared) < LEAST_COPY:
                 continue
             # In the pool its cells may leave with the step in which they are computed.
@@ -278,7 +283,7 @@ class Scheduler:
     def _is_decoding(self, sequence: Sequence) -> bool:
         if self.limits.is_deterministic:
             return sequence.num_computed >= sequence.num_prompt - 1
-        return sequence.num_remaining <= FEW_TOKENS
+        return sequence.num_remaining <= FEW_TOKENS and not sequence.awaits_scores
 
     def _decode_rows(
         self, sequences: list[Sequence], budget: int, num_prompts: int
@@ -304,22 +309,39 @@ class Scheduler:
         taken = sum(row.count for row in decoding)
         budget = min(budget - (taken - len(decoding)), self.limits.batch_size - taken)
         if not decoding and len(prompts) == 1:
-            return [StepRow(prompts[0], self._to_grid(prompts[0], budget))]
+            bought = max(1, int(budget / self._price(prompts[0])))
+            return [StepRow(prompts[0], self._to_grid(prompts[0], bought))]
         return self._shared_out(prompts, budget)
 
     def _shared_out(self, prompts: list[Sequence], budget: int) -> list[StepRow]:
         """Half for who came first, the rest for who was served least, then next least."""
         first = min(prompts, key=lambda one: one.order)
-        counts = {first: self._until_cut(first, max(1, budget // 2))} if budget else {}
-        left = budget - sum(counts.values())
+        counts: dict[Sequence, int] = {}
+        left = float(budget)
+        if budget > 0:
+            left -= self._grant(first, max(1, budget // 2), counts)
         for one in sorted(prompts, key=self._attained):
-            if not left:
-                break
-            more = self._until_cut(one, counts.get(one, 0) + left) - counts.get(one, 0)
-            if more > 0:
-                counts[one] = counts.get(one, 0) + more
-                left -= more
+            left -= self._grant(one, left, counts)
         return [StepRow(one, count) for one, count in counts.items()]
+
+    def _grant(self, one: Sequence, budget: float, counts: dict[Sequence, int]) -> float:
+        """Add to the counts what a budget buys for one of them; returns what that costs.
+
+        Whoever is the first gets a token in any case.
+        """
+        has, price = counts.get(one, 0), self._price(one)
+        more = max(0 if counts else 1, int(budget / price))
+        if one.scores_next:
+            scored = sum(count for other, count in counts.items() if other.scores_next)
+            more = min(more, self.limits.most_scored - scored)
+        more = self._until_cut(one, has + max(0, more)) - has
+        if more > 0:
+            counts[one] = has + more
+        return max(0, more) * price
+
+    def _price(self, sequence: Sequence) -> float:
+        """What its next token costs, in tokens of prefill."""
+        return self.costs.price() if sequence.scores_next else 1.0
 
     def _attained(self, sequence: Sequence) -> tuple[float, int, int]:
         served = self.tenants.served(sequence.request.tenant)
@@ -330,11 +352,15 @@ class Scheduler:
         count = min(most, sequence.num_remaining)
         if sequence.must_end_at is not None and sequence.must_end_at > sequence.num_computed:
             count = min(count, sequence.must_end_at - sequence.num_computed)
+        if sequence.awaits_scores and not sequence.scores_next:  # what was told is not told again
+            count = min(count, sequence.num_scored - 1 - sequence.num_computed)
         return count
 
     def _to_grid(self, sequence: Sequence, most: int) -> int:
         """The chunk ends where the absolute grid does, so that cold and warm are cut alike."""
         size = self.limits.batch_size
+        if sequence.is_scored and (self.limits.is_deterministic or sequence.scores_next):
+            size = min(size, self.limits.most_scored)
         to_line = size - sequence.num_computed % size
         count = self._until_cut(sequence, min(most, to_line))
         if self.limits.is_deterministic:  # a prompt's last token is a row like a decoded one

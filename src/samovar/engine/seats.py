@@ -65,7 +65,12 @@ class Seat:
 
     @property
     def num_regular(self) -> int:
-        """How many of its first cells belong to a prompt, but for the prompt's last one."""
+        """How many of its first cells belong to a prompt, but for the prompt's last one.
+
+        None do of one with log-probabilities, which is computed in smaller pieces.
+        """
+        if self.holder is not None and self.holder.is_scored:
+            return 0
         return min(self.num_cells, max(0, self.num_prompt - 1))
 
     @property
@@ -77,7 +82,7 @@ class Seat:
         """The holder goes; what it computed stays in the cells, or is gone."""
         assert self.holder is not None
         self._left = self.holder.tokens[: self.holder.num_computed] if keep else []
-        self._left_prompt = self.holder.num_prompt
+        self._left_prompt = 0 if self.holder.is_scored else self.holder.num_prompt
         self.holder = None
 
     def wipe(self) -> None:
@@ -120,6 +125,16 @@ class Cuts:
     grid: int = 1
     """Only so many tokens at a time, and only of prompts: what was computed in other pieces has
     other last bits. 1: every token will do."""
+
+    def most(self, sequence: Sequence) -> int:
+        """How many of its first tokens a sequence need not compute itself.
+
+        Logits come from computing, and so do log-probabilities of its prompt; where every bit
+        counts, a prompt that has some is computed in pieces of its own.
+        """
+        if sequence.is_scored and self.grid > 1:
+            return 0
+        return sequence.num_scored - 1 if sequence.awaits_scores else sequence.num_tokens
 
     def usable(self, known: list[int], held: int, num_regular: int, tokens: list[int]) -> int:
         """With how many of the first `held` of `known` a sequence of `tokens` can begin.
@@ -207,7 +222,10 @@ class Seats:
     def _usable(self, seat: Seat, sequence: Sequence) -> int:
         if not seat.num_cells or seat.salt != sequence.salt or seat.adapters != sequence.adapters:
             return 0
-        return self.cuts.usable(seat.known, seat.num_cells, seat.num_regular, sequence.tokens)
+        held, most = seat.num_cells, self.cuts.most(sequence)
+        if most < held:
+            held = most if self.cuts.is_divisible else 0
+        return self.cuts.usable(seat.known, held, seat.num_regular, sequence.tokens) if held else 0
 
     @staticmethod
     def _cheapest(seats: list[Seat], besides: Seat | None) -> Seat | None:

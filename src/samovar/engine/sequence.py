@@ -86,6 +86,10 @@ class Sequence:
     num_preemptions: int = 0
     turn: int = 0
     """When those whose decode calls it shares last had theirs, or it joined them."""
+    is_scored: bool = False
+    """The log-probabilities of its prompt are wanted."""
+    num_scored: int = 1
+    """Tokens of the prompt whose log-probabilities are known, or that have none: the first one."""
     is_verified: bool = False
     """Candidates are verified once it is computed, from the logits behind it."""
 
@@ -119,6 +123,16 @@ class Sequence:
     def num_remaining(self) -> int:
         """Tokens that are known and not computed."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether log-probabilities of its prompt are wanted that are not known."""
+        return self.is_scored and self.num_scored < self.num_prompt
+
+    @property
+    def scores_next(self) -> bool:
+        """Whether those come of what is computed next. What lies before is told already."""
+        return self.awaits_scores and self.num_computed >= self.num_scored - 1
 
     @property
     def samples(self) -> bool:

@@ -21,6 +21,15 @@ class StepRow:
         return self.sequence.tokens[start : start + self.count]
 
     @property
+    def following(self) -> list[int]:
+        """The ids of the prompt whose log-probabilities come of these tokens."""
+        one = self.sequence
+        if not one.scores_next:
+            return []
+        start = one.num_computed + 1
+        return one.tokens[start : min(start + self.count, one.num_prompt)]
+
+    @property
     def catches_up(self) -> bool:
         """Whether nothing known is left behind it, so that a token can be picked."""
         return self.count == self.sequence.num_remaining
@@ -39,6 +48,11 @@ class Step:
     def num_tokens(self) -> int:
         """Tokens that it computes."""
         return sum(row.count for row in self.rows)
+
+    @property
+    def num_scored_tokens(self) -> int:
+        """Tokens of prompts that are computed for log-probabilities; not once it was computed."""
+        return sum(row.count for row in self.rows if row.count > 1 and row.sequence.scores_next)
 
     @property
     def num_decode_rows(self) -> int:

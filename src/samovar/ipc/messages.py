@@ -22,6 +22,7 @@ from samovar.config import CacheConfig, WorkerConfig
 from samovar.types import (
     Failed,
     Finished,
+    PromptScores,
     Ranked,
     ReasoningDelta,
     TextDelta,
@@ -96,7 +97,16 @@ Command = Load | Submit | Cancel | Call | Ping | Stop
 
 # ---- from the worker -----------------------------------------------------------------------------
 
-WireEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Verified | Ranked | Failed
+WireEvent = (
+    TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | PromptScores
+    | Finished
+    | Verified
+    | Ranked
+    | Failed
+)
 """Every event but Embedded, whose vectors go another way."""
 
 

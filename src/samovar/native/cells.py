@@ -74,12 +74,16 @@ class Cells:
         for row in rows:
             seq_id, tokens = row.seq_id, row.tokens
             position = len(self.sequences[seq_id].tokens)
-            wants = row.wants_logits or row.sampler is not None
+            wants = row.wants_logits or row.sampler is not None or bool(row.following)
             if len(tokens) == 1 and wants:
                 last = batch.add_one(seq_id, tokens[0], position)
             else:
                 last = batch.add(
-                    seq_id, tokens, position, wants_logits=wants, wants_each=row.wants_each
+                    seq_id,
+                    tokens,
+                    position,
+                    wants_logits=wants,
+                    wants_each=row.wants_each or bool(row.following),
                 )
             if wants:
                 logits_rows[seq_id] = last

@@ -103,6 +103,11 @@ class Row:
     """Keep the logits after the last token, so that `sample` can use them later."""
     wants_each: bool = False
     """Have logits after every token, for `argmaxes`."""
+    following: Sequence[int] = ()
+    """Ids whose log-probabilities are wanted: the i-th as it follows on the i-th of `tokens`. As
+    many as there are tokens, or fewer."""
+    num_alternatives: int = 0
+    """Of the likeliest tokens, with each of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ class Stepped:
     """A step ran. One result per row, in order; None for rows without a sampler."""
 
     results: tuple[Sampled | RowFailed | None, ...]
+    scores: tuple[tuple[Logprobs, ...], ...] = ()
+    """For each row what its `following` asks; empty where no row asks anything."""
 
 
 # ---- state --------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ from samovar.native.interface import (
 )
 from samovar.native.model import Model, ModelOptions
 from samovar.native.sampler import Candidates, ChainSampler
+from samovar.native.scoring import scored
 from samovar.native.segments import Renderer, Segment, tokenize_segments
 from samovar.native.transfer import Transfer
 from samovar.native.vocabulary import Vocabulary
@@ -258,7 +259,8 @@ class LlamaBackend:
         outcome = self._cells.compute(rows, self._transfer.adapters)
         if not isinstance(outcome, Decoded):
             return outcome
-        return Stepped(tuple(self._sample_row(row) for row in rows))
+        results = tuple(self._sample_row(row) for row in rows)
+        return scored(rows, results, self._context.logits)
 
     def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
         """See Backend. Raises NoLogits. The sampler is not told of the token (`accept`)."""

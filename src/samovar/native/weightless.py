@@ -45,6 +45,7 @@ from samovar.native.interface import (
     Stepped,
     Text,
 )
+from samovar.native.scoring import scored
 from samovar.native.sequences import Sequence, Sequences
 from samovar.native.weightless_embedder import WeightlessEmbedder
 from samovar.types import Grammar, SamplingParams
@@ -52,6 +53,7 @@ from samovar.types import Grammar, SamplingParams
 BOS, EOS = 256, 257
 VOCABULARY_SIZE = 258
 CELL_BYTES = 16
+_NO_LOGITS = np.empty(0, np.float32)
 
 
 @dataclass(eq=False, slots=True)
@@ -128,6 +130,8 @@ class WeightlessBackend:
         self._sampler: Sampler = WeightlessSampler(SamplingParams())
         self._adapters: list[tuple[Adapter, float]] = []
         self._faults: deque[NoRoom | Aborted | Exception] = deque()
+        self._each: list[np.ndarray] = []
+        """Logits behind every token of the last decode call; none where nobody asked."""
         self._is_closed = False
         self.embedder = WeightlessEmbedder(
             context_length,
@@ -237,7 +241,8 @@ class WeightlessBackend:
         outcome = self._compute(rows)
         if outcome is not None:
             return outcome
-        return Stepped(tuple(self._sample_row(row) for row in rows))
+        results = tuple(self._sample_row(row) for row in rows)
+        return scored(rows, results, self._each.__getitem__)
 
     def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
         """See Backend."""
@@ -294,6 +299,7 @@ class WeightlessBackend:
 
     def _compute(self, rows: List[Row]) -> NoRoom | Aborted | None:
         self._require_open()
+        self._each.clear()
         if self._faults:
             return self._fail(self._faults.popleft(), rows)
         used = self._num_used() + sum(len(row.tokens) for row in rows)
@@ -332,6 +338,7 @@ class WeightlessBackend:
             cell = hashlib.blake2b(about, digest_size=CELL_BYTES).digest()
             cells.append(cell)
             running.update(cell)
+            self._each.append(self._logits(running.digest()) if row.following else _NO_LOGITS)
         sequence.extend(list(row.tokens), self._adapters_digest)
         sequence.forget_logits()
         if row.wants_logits or row.sampler is not None:

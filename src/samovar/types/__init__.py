@@ -18,6 +18,7 @@ from samovar.types.events import (
     Failed,
     Finished,
     FinishReason,
+    PromptScores,
     Ranked,
     ReasoningDelta,
     Replayed,
@@ -43,6 +44,7 @@ from samovar.types.requests import (
 )
 from samovar.types.sampling import (
     DRY_BREAKERS,
+    MAX_LOGPROBS,
     Grammar,
     GrammarKind,
     SamplingParams,
@@ -53,6 +55,7 @@ __all__ = [
     "DRY_BREAKERS",
     "MAX_CHOICES",
     "MAX_INPUTS",
+    "MAX_LOGPROBS",
     "MAX_STOPS",
     "MAX_STOP_LENGTH",
     "Cached",
@@ -71,6 +74,7 @@ __all__ = [
     "Grammar",
     "GrammarKind",
     "Message",
+    "PromptScores",
     "RankRequest",
     "Ranked",
     "ReasoningDelta",

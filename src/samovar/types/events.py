@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
-    """Log-probabilities of one generated token, over the raw logits."""
+    """Log-probabilities of one token, generated or of a prompt, over the raw logits."""
 
     token: int
     chosen: float
@@ -37,7 +37,15 @@ class Cached(msgspec.Struct, frozen=True):
 
 
 DivergenceReason = Literal[
-    "none", "off", "short", "new", "other_tokens", "evicted", "other_adapters", "no_checkpoint"
+    "none",
+    "off",
+    "short",
+    "new",
+    "other_tokens",
+    "evicted",
+    "other_adapters",
+    "no_checkpoint",
+    "scored",
 ]
 
 
@@ -50,7 +58,8 @@ class Divergence(msgspec.Struct, frozen=True):
     """`none`: nothing was left to restore. `off`: there is no cache. `short`: below the length from
     which prompts are cached. `new`: nothing is known that continues there. `other_tokens`: what is
     known continues otherwise. `evicted`: it was there. `other_adapters`: it is there, computed
-    under others. `no_checkpoint`: it is there, but the model's state was not kept any later."""
+    under others. `no_checkpoint`: it is there, but the model's state was not kept any later.
+    `scored`: the log-probabilities of the prompt were asked for, and come of computing it."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -73,6 +82,15 @@ class Usage(msgspec.Struct, frozen=True):
     timings: Timings = Timings()
     divergence: Divergence | None = None
     """Of the first choice, when it was first admitted; None: it was not."""
+
+
+class PromptScores(msgspec.Struct, frozen=True, tag=True):
+    """Log-probabilities of more tokens of a prompt, in order, and of each once."""
+
+    request_id: str
+    start: int
+    """Which of the prompt's tokens the first of them is: never 0, before which nothing stands."""
+    logprobs: tuple[TokenLogprobs, ...]
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag=True):
@@ -191,5 +209,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Event = (
-    TextDelta | ReasoningDelta | ToolCallDelta | Finished | Verified | Embedded | Ranked | Failed
+    TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | PromptScores
+    | Finished
+    | Verified
+    | Embedded
+    | Ranked
+    | Failed
 )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from samovar.errors import InvalidRequest
 from samovar.types.chat import Chat
-from samovar.types.sampling import SamplingParams
+from samovar.types.sampling import MAX_LOGPROBS, SamplingParams
 
 DEFAULT_TENANT = ""
 
@@ -58,6 +58,12 @@ class GenerateRequest:
     """Keep what is computed for it in the cache; without, it only takes from there."""
     cache_salt: str | None = None
     """Only requests of the same salt share what was computed. None: the tenant is the salt."""
+    prompt_logprobs: int | None = None
+    """How many of the likeliest alternatives to tell at every token of the prompt but the first,
+    with its own log-probability (`PromptScores`). The prompt is then computed, whatever is known
+    of it. None: nothing is told of it."""
+    num_scored: int = 0
+    """Tokens of the prompt that need no score any more, when a request is taken up again."""
     chat: Chat | None = None
     """A conversation instead of a prompt; the answer comes as text, reasoning and tool calls."""
 
@@ -81,7 +87,22 @@ def _check_request(request: GenerateRequest) -> None:
             raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_LENGTH} characters")
     if request.generated and len(request.generated) != request.choices:
         raise InvalidRequest("generated goes by choice: give one list of tokens for each")
+    _check_scores(request)
     _check_session(request)
+
+
+def _check_scores(request: GenerateRequest) -> None:
+    count = request.prompt_logprobs
+    _check_at_least("prompt_logprobs", count, 0)
+    if count is not None and count > MAX_LOGPROBS:
+        raise InvalidRequest(f"prompt_logprobs must be at most {MAX_LOGPROBS}")
+    if count is not None and request.continues:
+        raise InvalidRequest(
+            "what a session holds is not computed again, so it has no log-probabilities: leave out"
+            " continues or prompt_logprobs"
+        )
+    if request.num_scored < 0:
+        raise InvalidRequest("num_scored must be 0 or more")
 
 
 def _check_session(request: GenerateRequest) -> None:

@@ -28,6 +28,8 @@ class Grammar:
 # The defaults of llama.cpp's DRY sampler: sequences that a repetition may not run across.
 DRY_BREAKERS = ("\n", ":", '"', "*")
 
+MAX_LOGPROBS = 32  # alternatives of a token: every token's are told, each with 2 numbers
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -107,7 +109,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dynatemp_range": (0, 1e6),
     "dynatemp_exponent": (0, 1e6),
     "seed": (0, 2**64 - 1),
-    "logprobs": (0, 32),
+    "logprobs": (0, MAX_LOGPROBS),
 }
 
 
