@@ -159,6 +159,17 @@ def test_thinking_comes_as_signed_blocks(client: Anthropic) -> None:
     assert [block.type for block in plain.content] == ["text"]
 
 
+def test_stop_sequences_are_not_looked_for_in_thinking(client: Anthropic) -> None:
+    asked: Any = [{"role": "user", "content": PROBLEM}]
+    more: Any = {"max_tokens": 200, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    thought, answer = said(ask(client, asked, **more))
+    stops = [thought["thinking"].split()[0], answer["text"].split()[-1]]
+    message = ask(client, asked, stop_sequences=stops, **more)
+    cut = answer["text"].removesuffix(stops[1])
+    assert said(message) == [thought, {"type": "text", "text": cut}][: 2 if cut else 1]
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stops[1])
+
+
 def test_thinking_that_is_omitted_leaves_a_signature(client: Anthropic) -> None:
     thinking: Any = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
     asked: Any = [{"role": "user", "content": PROBLEM}]

@@ -161,6 +161,16 @@ def test_thinking(client: Client) -> None:
     assert client.chat(MODEL, [*question, answer, *QUESTION], options=EXACT).message.content
 
 
+def test_stops_are_not_looked_for_in_thinking(client: Client) -> None:
+    question = [{"role": "user", "content": "What is two plus two?"}]
+    whole = client.chat(MODEL, question, options=EXACT, think=True).message
+    stops = [(whole.thinking or "").split()[0], (whole.content or "").split()[-1]]
+    cut = client.chat(MODEL, question, options={**EXACT, "stop": stops}, think=True)
+    assert cut.message.thinking == whole.thinking
+    assert cut.message.content == (whole.content or "").removesuffix(stops[1])
+    assert cut.done_reason == "stop"
+
+
 class Colour(BaseModel):
     """What is asked for."""
 

@@ -232,6 +232,16 @@ def test_an_answer_stops_where_it_is_told(client: openai.OpenAI) -> None:
     assert short.usage.completion_tokens == 2
 
 
+def test_stop_strings_are_not_looked_for_in_reasoning(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "What is two plus three?"}]
+    whole = greedy(client, messages).choices[0].message
+    thought, last = whole.reasoning_content.split()[0], whole.content.split()[-1]
+    cut = greedy(client, messages, stop=[thought, last]).choices[0]
+    assert cut.message.reasoning_content == whole.reasoning_content
+    assert cut.message.content == whole.content[: whole.content.index(last)]
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", last)
+
+
 def test_an_answer_goes_on_where_it_was_begun(client: openai.OpenAI) -> None:
     whole = greedy(client).choices[0].message.content
     said, rest = whole.split(",")
