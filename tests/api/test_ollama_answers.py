@@ -317,3 +317,16 @@ def test_shorter_vectors_have_length_1_again() -> None:
 def test_no_texts_no_vectors() -> None:
     body = json.loads(EmbedCollector("mini", Watch(), None).body())
     assert EmbedResponse(**body).embeddings == []
+
+
+@pytest.mark.parametrize("shape", [ChatShape(), GenerateShape()])
+def test_a_text_is_in_its_record_whatever_it_and_the_model_are_called(shape: Shape) -> None:
+    mark = '"created_at":"","response":""'
+    encoder = RecordEncoder(Head(f"m{mark}"), shape)
+    for said in ("a", mark, 'é"\\\n'):
+        record = json.loads(encoder.feed(text(said, 1)))
+        found = record["message"]["content"] if "message" in record else record["response"]
+        assert found == said
+        assert record["model"] == f"m{mark}"
+        assert not record["done"]
+        assert datetime.fromisoformat(record["created_at"]).tzinfo is not None

@@ -330,3 +330,15 @@ def test_offsets_are_places_in_the_text(tokens: list[int], at: int) -> None:
     found = streamed(CompletionEncoder(HEAD, form), [*events, finished("stop")])
     some = [c["logprobs"] for one in found for c in one["choices"] if c["logprobs"]]
     assert [one for part in some for one in part["text_offset"]] == offsets
+
+
+def test_text_is_in_its_chunk_whatever_it_and_the_model_are_called() -> None:
+    mark = '"content":""'
+    events = [TextDelta("r", said, (1,)) for said in ("a", mark, 'é"\\\n')]
+    head = Head("chatcmpl-1f00d", 100, f"m{mark}")
+    found = streamed(ChatEncoder(head, ChatForm()), [*events, finished("stop")])
+    assert [one["choices"][0]["delta"].get("content") for one in found[1:-1]] == [
+        one.text for one in events
+    ]
+    assert {one["model"] for one in found} == {head.model}
+    assert all(found[1].keys() == one.keys() for one in found[2:-1])

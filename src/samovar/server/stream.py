@@ -4,7 +4,8 @@
 
 A task of its own fetches events; whoever writes takes all that have come at once. So there is one
 write per step and stream, and a client that goes is noticed whatever is being waited for: the
-pump is cancelled, and with it the request.
+pump is cancelled, and with it the request. Who writes is a task as well, because to wake the one
+that serves the request means to go through all the layers it is in, for each token.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ class EventStream(StreamingResponse):
         feed = _Feed(self._events)
         gone = asyncio.ensure_future(_disconnected(receive))
         gone.add_done_callback(feed.leave)
+        writer = asyncio.ensure_future(self._answer(feed, scope, receive, send))
         try:
-            await self._answer(feed, scope, receive, send)
+            await writer
             if feed.is_left:
                 raise ClientGone
         except asyncio.CancelledError:
@@ -127,7 +129,7 @@ class EventStream(StreamingResponse):
                 await self._cut_off(send)
             raise
         finally:
-            await _end(feed.task, gone)
+            await _end(writer, feed.task, gone)
 
     async def _answer(self, feed: _Feed, scope: Scope, receive: Receive, send: Send) -> None:
         batch = await feed.first(HOLD_SECONDS)

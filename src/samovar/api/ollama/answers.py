@@ -31,7 +31,10 @@ _REASONS: dict[FinishReason, str] = {
     "tool_calls": "stop",
     "cancelled": "stop",
 }
+_NO_TIME, _NO_TEXT = b'"created_at":""', b'""'  # as they stand in a record without either
 _LEAST = -9999.0  # instead of minus infinity, which JSON has not
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Watch:
@@ -135,6 +138,10 @@ class Turn:
         self._arguments: list[str] = []
         self._num_calls = 0
 
+    def is_only_text(self, event: TextDelta) -> bool:
+        """Whether the event is a part that is nothing but its text, and ends no call."""
+        return bool(event.text and not event.choice and not event.logprobs and self._call is None)
+
     def take(self, event: Event) -> list[Piece]:
         """The parts that are complete with this event."""
         if isinstance(event, Finished):
@@ -191,9 +198,13 @@ class RecordEncoder:
         self._head = head
         self._shape = shape
         self._turn = Turn()
+        self._text_line: tuple[bytes, bytes, bytes] | None = None
+        """Before, between and behind the time and the text of a line that has nothing else."""
 
     def feed(self, event: Event) -> bytes:
         """The lines of an event."""
+        if type(event) is TextDelta and self._turn.is_only_text(event):  # nearly all there are
+            return self._text(event)
         if isinstance(event, Failed):
             return error_body(event.message) + b"\n"
         pieces = self._turn.take(event)
@@ -201,11 +212,21 @@ class RecordEncoder:
         if isinstance(event, Finished):
             last = self._record(Piece(), done=True)
             records.append({**last, **_ending(self._head, self._turn, event)})
-        return b"".join(msgspec.json.encode(one) + b"\n" for one in records)
+        return b"".join(_encode(one) + b"\n" for one in records)
 
     def ping(self) -> bytes:
         """Nothing: a line is a record, and there is none that says nothing."""
         return b""
+
+    def _text(self, event: TextDelta) -> bytes:
+        self._turn.tokens += event.tokens
+        if self._text_line is None:
+            record = {**self._record(Piece(), done=False), "created_at": ""}
+            before, _, rest = _encode(record).partition(_NO_TIME)
+            between, _, behind = rest.rpartition(_NO_TEXT)
+            self._text_line = before + _NO_TIME[:-2], between, behind + b"\n"
+        before, between, behind = self._text_line
+        return before + _encode(datetime.now(UTC)) + between + _encode(event.text) + behind
 
     def _record(self, piece: Piece, *, done: bool) -> dict[str, Any]:
         return _record(self._head, self._shape, piece, done=done)
@@ -237,13 +258,13 @@ class RecordCollector:
             tuple(one for piece in self._pieces for one in piece.logprobs),
         )
         record = _record(self._head, self._shape, whole, done=True)
-        return msgspec.json.encode({**record, **_ending(self._head, self._turn, self._end)})
+        return _encode({**record, **_ending(self._head, self._turn, self._end)})
 
 
 def loaded_body(head: Head, shape: Shape, reason: str) -> bytes:
     """The record of a request that asked for nothing but that a model be there (`load`), or go."""
     record = _record(head, shape, Piece(), done=True)
-    return msgspec.json.encode({**record, "done_reason": reason})
+    return _encode({**record, "done_reason": reason})
 
 
 def _record(head: Head, shape: Shape, piece: Piece, *, done: bool) -> dict[str, Any]:

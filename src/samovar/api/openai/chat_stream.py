@@ -20,10 +20,12 @@ from samovar.api.openai.chat_output import (
     wire_reason,
 )
 from samovar.api.openai.logprobs import ChatLogprobs, chat_logprobs
-from samovar.api.openai.sse import DONE, PING, data_of, failed_stream
+from samovar.api.openai.sse import DONE, PING, data_of, encoded, failed_stream
 from samovar.api.openai.usage import Details, Tally, WireTimings, WireUsage
 from samovar.api.wire import SSE
 from samovar.types import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+
+_NO_TEXT = b'"content":""'  # as it stands in a chunk, and in no string: quotes are escaped there
 
 
 class ChatEncoder:
@@ -35,12 +37,17 @@ class ChatEncoder:
         self._head = head
         self._form = form
         self._tally = Tally()
-        self._begun: set[int] = set()
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
+        """By choice that has begun: what stands before and behind the text of a chunk."""
         self._calls: set[tuple[int, int]] = set()
         """(choice, call) of every call whose name was told."""
 
     def feed(self, event: Event) -> bytes:
         """See Encoder."""
+        if type(event) is TextDelta and event.text and not event.logprobs:  # nearly all there are
+            frame = self._frames.get(event.choice)
+            if frame is not None:
+                return frame[0] + encoded(event.text) + frame[1]
         self._tally.feed(event)
         match event:
             case TextDelta() | ReasoningDelta() | ToolCallDelta():
@@ -71,8 +78,9 @@ class ChatEncoder:
                 yield self._chunk(event.choice, self._call(event))
 
     def _begin(self, choice: int) -> Iterator[bytes]:
-        if choice not in self._begun:
-            self._begun.add(choice)
+        if choice not in self._frames:
+            before, _, behind = self._chunk(choice, Delta(content="")).rpartition(_NO_TEXT)
+            self._frames[choice] = before + _NO_TEXT[:-2], behind
             yield self._chunk(choice, Delta(role="assistant", content=""))
 
     def _call(self, event: ToolCallDelta) -> Delta:

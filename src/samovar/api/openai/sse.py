@@ -7,7 +7,8 @@ import msgspec
 from samovar.api.openai.failures import error_body
 from samovar.types import Failed
 
-_encoder = msgspec.json.Encoder()
+encoded = msgspec.json.Encoder().encode
+"""Anything as JSON."""
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -15,7 +16,7 @@ PING = b": ping\n\n"
 
 def data_of(chunk: msgspec.Struct) -> bytes:
     """A chunk as an event."""
-    return b"data: %b\n\n" % _encoder.encode(chunk)
+    return b"data: %b\n\n" % encoded(chunk)
 
 
 def failed_stream(failed: Failed) -> bytes:
