@@ -286,13 +286,9 @@ class Resident:
 
     def _hear(self, request_id: str, event: Any) -> None:  # noqa: ANN401 - any event
         ticket = self._tickets.get(request_id)
-        if ticket is None:
-            return
-        was_suspect = ticket.is_suspect
-        ticket.take(event)
-        if ticket.is_over:
-            self._close(ticket)
-        if ticket.is_over or was_suspect != ticket.is_suspect:
+        if ticket is not None and ticket.take(event):
+            if ticket.is_over:
+                self._close(ticket)
             self._send_what_may_go()
 
     # ---- deaths -------------------------------------------------------------------------------

@@ -235,10 +235,13 @@ class Runtime:
         except SamovarError as error:
             yield Failed(request.request_id, error.code, str(error), error.retryable)
             return
-        events = ticket.events
+        is_last = False
         try:
-            while not (ticket.is_over and events.empty()):
-                yield await events.get() if events.empty() else events.get_nowait()
+            while not is_last:
+                fetched = await ticket.fetch()
+                is_last = ticket.is_over
+                for event in fetched:
+                    yield event
         finally:
             resident.cancel(ticket)
 

@@ -13,7 +13,6 @@ from samovar.types import (
     Failed,
     Finished,
     GenerateRequest,
-    PromptScores,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
@@ -36,18 +35,12 @@ def with_seed(request: Request) -> Request:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request from when it is taken until its one terminal event.
-
-    `events` holds what came out and was not fetched yet; it ends with the terminal event.
-    """
+    """One request from when it is taken until its one terminal event."""
 
     request: Request
     began: float
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     generated: list[list[int]] = field(default_factory=list)
     """By choice: the ids that came out."""
-    num_scored: int = 0
-    """Tokens of the prompt of which the log-probabilities came out, the first one included."""
     blame: float = 0.0
     """Of deaths of workers that had it: 1 makes a suspect, 2 a culprit."""
     died_at: int = 0
@@ -63,12 +56,14 @@ class Ticket:
     is_over: bool = False
     timer: asyncio.TimerHandle | None = None
     """Of its deadline, for when no worker has it."""
+    _unfetched: list[Event] = field(default_factory=list)
+    """What came out; it ends with the terminal event. As long as its answer may be, at most."""
+    _fetcher: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.request, GenerateRequest):
             self.generated = [list(one) for one in self.request.generated]
             self.generated += [[] for _ in range(self.request.choices - len(self.generated))]
-            self.num_scored = self.request.num_scored
 
     @property
     def num_generated(self) -> int:
@@ -89,19 +84,34 @@ class Ticket:
         """Whether another worker can take it up: not where it leans on what only one had."""
         return not (isinstance(self.request, GenerateRequest) and self.request.continues)
 
-    def take(self, event: Event) -> None:
-        """Something came out."""
+    def take(self, event: Event) -> bool:
+        """Something came out. True: with that it is over, or no suspect any more."""
         if self.is_over:
-            return
+            return False
+        is_settled = False
         if isinstance(event, (TextDelta, ReasoningDelta, ToolCallDelta)):
             self.generated[event.choice] += event.tokens
             if self.blame and self.num_generated >= self.died_at + self._proof:
+                is_settled = self.is_suspect
                 self._clear()
-        elif isinstance(event, PromptScores):
-            self.num_scored = event.start + len(event.logprobs)
         else:
-            self.is_over = True
-        self.events.put_nowait(event)
+            is_settled = self.is_over = True
+        self._unfetched.append(event)
+        fetcher = self._fetcher
+        if fetcher is not None and not fetcher.done():
+            fetcher.set_result(None)
+        return is_settled
+
+    async def fetch(self) -> list[Event]:
+        """What came out since the last time, as soon as that is something. For one caller.
+
+        Nothing follows the terminal event.
+        """
+        if not self._unfetched:
+            self._fetcher = asyncio.get_running_loop().create_future()
+            await self._fetcher
+        fetched, self._unfetched = self._unfetched, []
+        return fetched
 
     @property
     def _proof(self) -> int:
@@ -141,6 +151,4 @@ class Ticket:
         if isinstance(request, GenerateRequest) and self.num_generated:
             said = tuple(tuple(one) for one in self.generated)
             request = replace(request, generated=said)
-        if isinstance(request, GenerateRequest) and self.num_scored:
-            request = replace(request, num_scored=self.num_scored)
         return request
