@@ -13,6 +13,7 @@ from samovar.types import (
     Failed,
     Finished,
     GenerateRequest,
+    PromptScores,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
@@ -41,6 +42,8 @@ class Ticket:
     began: float
     generated: list[list[int]] = field(default_factory=list)
     """By choice: the ids that came out."""
+    num_scored: int = 0
+    """Tokens of the prompt of which the log-probabilities came out, the first one included."""
     blame: float = 0.0
     """Of deaths of workers that had it: 1 makes a suspect, 2 a culprit."""
     died_at: int = 0
@@ -64,6 +67,7 @@ class Ticket:
         if isinstance(self.request, GenerateRequest):
             self.generated = [list(one) for one in self.request.generated]
             self.generated += [[] for _ in range(self.request.choices - len(self.generated))]
+            self.num_scored = self.request.num_scored
 
     @property
     def num_generated(self) -> int:
@@ -94,6 +98,8 @@ class Ticket:
             if self.blame and self.num_generated >= self.died_at + self._proof:
                 is_settled = self.is_suspect
                 self._clear()
+        elif isinstance(event, PromptScores):
+            self.num_scored = event.start + len(event.logprobs)
         else:
             is_settled = self.is_over = True
         self._unfetched.append(event)
@@ -151,4 +157,6 @@ class Ticket:
         if isinstance(request, GenerateRequest) and self.num_generated:
             said = tuple(tuple(one) for one in self.generated)
             request = replace(request, generated=said)
+        if isinstance(request, GenerateRequest) and self.num_scored:
+            request = replace(request, num_scored=self.num_scored)
         return request
