@@ -23,8 +23,10 @@ from samovar.types import (
     Failed,
     Finished,
     GenerateRequest,
+    PromptScores,
     SamplingParams,
     TextDelta,
+    TokenLogprobs,
 )
 
 WORKER = Path(__file__).with_name("faulty_worker.py")
@@ -115,6 +117,8 @@ class Heard:
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    scores: list[tuple[int, TokenLogprobs]] = field(default_factory=list)
+    """Of the prompt, with the place of each token."""
     ends: list[Event] = field(default_factory=list)
     waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
 
@@ -124,6 +128,8 @@ class Heard:
         if isinstance(event, TextDelta):
             self.tokens += event.tokens
             self.text += event.text
+        elif isinstance(event, PromptScores):
+            self.scores += enumerate(event.logprobs, event.start)
         else:
             self.ends.append(event)
         for count, waiter in self.waiters:

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from samovar.native import philox
+from samovar.native.weightless import WeightlessBackend
 from samovar.runtime.runtime import Runtime
 from tests.runtime.faulty_worker import trigger
 from tests.runtime.serving import (
@@ -50,6 +52,31 @@ def test_streams_of_a_worker_that_dies_go_on_and_others_do_not_notice(
             assert all(one.is_finished for one in found)
             assert runtime.status()["a"]["restarts"] == 1
             assert runtime.status()["b"]["restarts"] == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("place_of_death", [20, 280])
+def test_log_probabilities_of_a_prompt_are_told_once_whenever_a_worker_dies(
+    place: Place, place_of_death: int
+) -> None:
+    text = b"a prompt that is told all about, " * 10
+    deadly = text[:place_of_death] + trigger("kill", 4) + text[place_of_death:]
+    asked = request(1, prompt=deadly, prompt_logprobs=2, max_tokens=5)
+
+    async def main() -> None:
+        async with nothing_left_behind(), serving(place, config=configured()) as runtime:
+            (heard,) = await heard_of(runtime, "a", asked)
+            assert runtime.status()["a"]["restarts"] == 1
+            assert heard.is_finished
+            assert (heard.tokens, heard.text) == undisturbed(asked)[0]
+            backend = WeightlessBackend()
+            tokens = backend.tokenize(deadly)
+            assert [at for at, _ in heard.scores] == list(range(1, len(tokens)))
+            for token, (at, one) in zip(tokens, heard.scores, strict=False):
+                backend.prefill([token])
+                right = philox.logprobs(backend.logits(0), tokens[at], 2)
+                assert (one.token, one.chosen, one.top) == (tokens[at], right.chosen, right.top)
 
     asyncio.run(main())
 
