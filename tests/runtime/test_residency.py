@@ -190,6 +190,21 @@ def test_closing_ends_a_load_that_goes_on(place: Place) -> None:
     asyncio.run(main())
 
 
+def test_closing_ends_a_load_that_waits_for_another_model_to_go(place: Place) -> None:
+    async def main() -> None:
+        async with nothing_left_behind():
+            runtime = Runtime(configured(max_models=1))
+            await load(runtime, place)
+            waiting = asyncio.create_task(load(runtime, place, "b"))
+            await until(lambda: "a" not in runtime.status())
+            await runtime.close()
+            with pytest.raises(Overloaded, match="closed"):
+                await waiting
+            assert not children()
+
+    asyncio.run(main())
+
+
 def test_many_who_load_the_same_model_get_one_process_and_do_not_wait_for_others(
     place: Place,
 ) -> None:

@@ -71,8 +71,7 @@ class Runtime:
             if ready is not None:
                 return ready
             await self._drop(name)
-            if self._is_closed:
-                raise Overloaded("the runtime was closed; open another one")
+            self._require_open()
             where = path or name
             built_in = models.path_of(where)
             spec = Spec(str(built_in or where), worker or WorkerConfig(), cache)
@@ -117,8 +116,13 @@ class Runtime:
         names = {*self._residents, *self._leaving}
         await asyncio.gather(*(self._drop(name) for name in names))
 
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Overloaded("the runtime was closed; open another one")
+
     async def _load(self, name: str, spec: Spec) -> ipc.Ready:
         while True:
+            self._require_open()  # again: making place takes time
             resident = Resident(spec, self._config)
             self._residents[name] = resident
             try:
@@ -210,7 +214,9 @@ class Runtime:
         while True:
             await asyncio.sleep(pause)
             for name, one in list(self._residents.items()):
-                if one.is_idle and one.described is not None and one.remaining_seconds == 0:
+                is_there = self._residents.get(name) is one  # another may have its name by now
+                is_over = one.is_idle and one.described is not None and one.remaining_seconds == 0
+                if is_there and is_over:
                     await self._drop(name)
 
     def _resident(self, name: str) -> Resident:
