@@ -100,9 +100,9 @@ def _samovar(args: argparse.Namespace, directory: Path, budget: int) -> Iterator
 def _llama_server(args: argparse.Namespace, budget: int) -> Iterator[Serve]:
     options = ["--parallel", str(_LANES), "-c", str(_LANES * _length(args)), "--no-kv-unified"]
     options += ["--cache-ram", str(budget), *args.server_options]
-    with llama_server(args, options) as port:
-        _asked(port, [5] * 512, 2)  # as `warm_up` does
-        yield lambda tokens, most: _asked(port, tokens, most)
+    with llama_server(args, options) as server:
+        _asked(server.port, [5] * 512, 2)  # as `warm_up` does
+        yield lambda tokens, most: _asked(server.port, tokens, most)
 
 
 def _asked(port: int, tokens: list[int], most: int) -> Answer:

@@ -140,8 +140,8 @@ def _of_server(args: argparse.Namespace, run: int) -> _Run:
     others = Others()
     slots = _NUM_SEQUENCES + 1  # one for each
     options = ["--parallel", str(slots), "-c", str(slots * _CONTEXT), "--cont-batching"]
-    with llama_server(args, [*options, *args.server_options]) as port:
-        streams = [_Stream(port, prompt(16, 1000 + number), 4000) for number in range(4)]
+    with llama_server(args, [*options, *args.server_options]) as server:
+        streams = [_Stream(server.port, prompt(16, 1000 + number), 4000) for number in range(4)]
         for stream in streams:
             stream.wait_for(_WARM + 2)
         began = time.perf_counter()
@@ -150,7 +150,7 @@ def _of_server(args: argparse.Namespace, run: int) -> _Run:
             for stream in streams
             for earlier, later in itertools.pairwise(stream.times[2:])
         )
-        long = _Stream(port, prompt(args.prompt, run), 2)
+        long = _Stream(server.port, prompt(args.prompt, run), 2)
         long.wait_for(1)
         ended = long.times[0]
         for stream in streams:  # the token that came with it, or after it

@@ -140,9 +140,13 @@ def in_turn(runs: int, ours: Callable[[int], float], theirs: Callable[[int], flo
 
 
 class Others:
-    """What share of all CPUs other processes have taken since this was made."""
+    """What share of all CPUs other processes have taken since this was made.
 
-    def __init__(self) -> None:
+    `known`: processes that are part of the measurement.
+    """
+
+    def __init__(self, *known: int) -> None:
+        self._known = tuple(Path(f"/proc/{pid}") for pid in known)
         self._began, self._foreign = time.perf_counter(), self._foreign_seconds()
 
     def share(self) -> float:
@@ -150,9 +154,14 @@ class Others:
         elapsed = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
         return max(0.0, (self._foreign_seconds() - self._foreign) / elapsed)
 
-    @staticmethod
-    def _foreign_seconds() -> float:
-        return _busy_seconds() - sum(os.times()[:4])
+    def _foreign_seconds(self) -> float:
+        return _busy_seconds() - sum(os.times()[:4]) - sum(map(cpu_seconds, self._known))
+
+
+def cpu_seconds(folder: Path) -> float:
+    """What a process, or a thread, has taken of a CPU; `folder` is its own in /proc."""
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _busy_seconds() -> float:

@@ -12,14 +12,22 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 LOAD_SECONDS = 120.0  # of a server, until it answers
 READ_SECONDS = 600.0  # of silence on a stream
 
 
+class Running(NamedTuple):
+    """A server that answers."""
+
+    port: int
+    pid: int
+
+
 @contextlib.contextmanager
-def llama_server(args: argparse.Namespace, options: Sequence[str]) -> Iterator[int]:
-    """A fresh one, from the folder of peers; yields its port."""
+def llama_server(args: argparse.Namespace, options: Sequence[str]) -> Iterator[Running]:
+    """A fresh one, from the folder of peers."""
     folder = Path(args.peers)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,7 +40,7 @@ def llama_server(args: argparse.Namespace, options: Sequence[str]) -> Iterator[i
     ) as process:
         try:
             _wait_until_ready(process, port)
-            yield port
+            yield Running(port, process.pid)
         finally:
             process.kill()
 
