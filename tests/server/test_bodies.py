@@ -58,6 +58,21 @@ def test_depth_is_counted_and_not_brackets(server: str) -> None:
     assert httpx.post(f"{server}/v1/completions", json=text, timeout=60).status_code == 200
 
 
+@pytest.mark.parametrize("part", [b"[],", b'"",', b"1,"])
+def test_more_parts_than_can_be_read_are_refused_before_they_are(server: str, part: bytes) -> None:
+    body = b'{"model": "samovar-mini", "prompt": [' + part * (2**23 // len(part)) + b"1]}"
+    response = _post(f"{server}/v1/completions", body)
+    assert response.status_code == 400
+    assert "send fewer at once" in _message(response)
+
+
+def test_parts_are_not_what_text_holds(server: str) -> None:
+    text = '[{,"\\' * 2**19  # a list of code that somebody wrote, and not one of ours
+    body = {"model": "samovar-mini", "prompt": text, "max_tokens": 1}
+    response = httpx.post(f"{server}/v1/completions", json=body, timeout=60)
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_compressed_bodies_are_refused(server: str) -> None:
     response = _post(f"{server}/v1/completions", b"{}", **{"content-encoding": "gzip"})
     assert response.status_code == 415

@@ -1,7 +1,9 @@
 """Bodies of requests: read whole, in time, within limits, and found to be JSON before any route.
 
 Refused are bodies that are too large (counted while they are read), too slow, compressed, not
-UTF-8, not JSON, or nested deeper than parsers stand. What routes read comes from memory.
+UTF-8, not JSON, nested deeper than parsers stand, or of more parts than can be read while others
+wait: a byte of text costs nothing, an empty list some microseconds. What routes read comes from
+memory.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from samovar.types import Failed
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _RAW = ("/api/blobs/",)  # bytes of a file, which their route reads itself
 _JSON = (b"content-type", b"application/json")
+
+_MOST_CONTAINERS = 2**17  # lists and objects: thousands of messages in parts take a third of it
+_MOST_STRINGS = 2**19  # names of fields included; twice a bias for each token of a vocabulary
+_MOST_VALUES = 2**21  # numbers, mostly ids: twice the longest contexts there are
 
 
 class _Refused(Exception):
@@ -119,7 +125,8 @@ class _Again:
 
 
 def check_json(body: bytes, max_depth: int) -> None:
-    """Raises InvalidRequest if it is no JSON, or nested too deep. Says where, and never what."""
+    """Raises InvalidRequest if it is no JSON, too deep, or has too many parts. Never says what."""
+    _check_parts(body)
     try:
         value = msgspec.json.decode(body)
     except UnicodeDecodeError as error:
@@ -130,6 +137,29 @@ def check_json(body: bytes, max_depth: int) -> None:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if body.count(b"[") + body.count(b"{") > max_depth and _is_deeper(value, max_depth):
         raise _too_deep(max_depth)
+
+
+def _check_parts(body: bytes) -> None:
+    """Before anything is made of them. Text may hold as many brackets and commas as it likes."""
+    if _are_few(body, body.count(b'"')):
+        return
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = bare.count(b'"')
+    if quotes <= 2 * _MOST_STRINGS and _are_few(b"".join(bare.split(b'"')[::2]), quotes):
+        return
+    raise InvalidRequest(
+        f"the body has more than {_MOST_CONTAINERS} lists and objects, {_MOST_STRINGS} strings or"
+        f" {_MOST_VALUES} numbers; send fewer at once"
+    )
+
+
+def _are_few(text: bytes, quotes: int) -> bool:
+    """Whether so many parts can be read, if all that looks like one is."""
+    return (
+        quotes <= 2 * _MOST_STRINGS
+        and text.count(b"[") + text.count(b"{") <= _MOST_CONTAINERS
+        and text.count(b",") <= _MOST_VALUES
+    )
 
 
 def _too_deep(max_depth: int) -> InvalidRequest:

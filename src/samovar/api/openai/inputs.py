@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import StrictInt, StrictStr, ValidationError, ValidatorFunctionWrapHandler
+from pydantic import Field, StrictInt, StrictStr, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import WrapValidator
 from pydantic_core import PydanticCustomError
 
@@ -24,9 +24,12 @@ def _one_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa
         ) from None
 
 
-Inputs = Annotated[
-    StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]], WrapValidator(_one_kind)
-]
+# As each kind it fails at the first that is none: of the others nobody wants to hear.
+_Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
+_Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
+_Lists = Annotated[list[_Ids], Field(fail_fast=True)]
+
+Inputs = Annotated[StrictStr | _Texts | _Ids | _Lists, WrapValidator(_one_kind)]
 
 
 def listed(given: Inputs, param: str, most: int) -> list[Input]:
