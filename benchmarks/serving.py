@@ -4,9 +4,10 @@
     python -m benchmarks.serving load MODEL [--peers FOLDER] [--runs 5]
 
 `first`: the time to the first token of 32 streams at a server, and of the same requests to the
-library, in turn. `load`: 64 streams that decode at once, in each dialect; tokens per second, and
-CPU time per token of the process that serves and of the one that computes. The same load on
-llama-server, in turn. Each server and whoever asks is a process of its own.
+library, in turn; each stream's first request is left out, because those come all at once.
+`load`: 64 streams that decode at once, in each dialect; tokens per second, and CPU time per token
+of the process that serves and of the one that computes. The same load on llama-server, in turn.
+Each server and whoever asks is a process of its own.
 
 llama-server is one process. Its main thread computes and also makes the texts of tokens into
 events; every other thread serves, so `serving` is a part of what serving takes there.
@@ -84,7 +85,7 @@ def first(args: argparse.Namespace) -> Report:
         for run in range(args.runs):
             watch = Others(*side.pids)
             found = {
-                name: 1e3 * statistics.median(_asked(asked[name])["firsts"])
+                name: 1e3 * _median_first(_asked(asked[name]), least=1)
                 for name in sorted(asked, reverse=bool(run % 2))
             }
             here.append(found["server"])
@@ -140,7 +141,7 @@ def _loaded(args: argparse.Namespace, dialect: str, side: _Side, every: Iterable
     tokens, after = found["tokens"], side.seconds()
     return _Load(
         tokens / found["seconds"],
-        statistics.median(found["firsts"]),
+        _median_first(found, least=0),
         (after[0] - before[0]) / tokens,
         (after[1] - before[1]) / tokens,
         watch.share(),
@@ -201,6 +202,11 @@ def _asked(what: Sequence[str]) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def _median_first(heard: dict[str, Any], least: int) -> float:
+    """Seconds to a first token, from a stream's so-many-th request on."""
+    return statistics.median(took for number, took in heard["firsts"] if number >= least)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {"first": first, "load": load}

@@ -62,8 +62,8 @@ class Heard:
 
     tokens: int = 0
     seconds: float = 0.0
-    firsts: list[float] = field(default_factory=list)
-    """Seconds from a request until its first token."""
+    firsts: list[tuple[int, float]] = field(default_factory=list)
+    """Seconds from a request until its first token, behind which request of its stream it was."""
 
 
 def questions(stream: int, requests: int, tokens: int) -> Iterator[tuple[str, int]]:
@@ -82,6 +82,7 @@ class _Stream(asyncio.Protocol):
         self._asked = asked
         self._heard = heard
         self._began = 0.0
+        self._number = -1
         self._wanted = self._got = 0
         self._rest = b""
         """The end of what was read, in which something may have begun."""
@@ -97,7 +98,7 @@ class _Stream(asyncio.Protocol):
         count = seen.count(marker)
         if count:
             if not self._got:
-                self._heard.firsts.append(time.perf_counter() - self._began)
+                self._heard.firsts.append((self._number, time.perf_counter() - self._began))
             self._got += count
         is_over = seen.endswith(_END)
         behind = seen.rfind(marker) + len(marker) if count else 0
@@ -115,6 +116,7 @@ class _Stream(asyncio.Protocol):
             self.done.set_result(None)
             self._transport.close()
             return
+        self._number += 1
         text, self._wanted = question
         self._got, self._rest = 0, b""
         body = json.dumps(self._dialect.body(text, self._wanted)).encode()
@@ -166,7 +168,7 @@ async def asked_of_library(args: argparse.Namespace) -> Heard:
 
 
 async def _answered(model: AsyncModel, asked: Iterator[tuple[str, int]], heard: Heard) -> None:
-    for text, tokens in asked:
+    for number, (text, tokens) in enumerate(asked):
         got, began = 0, time.perf_counter()
         messages: list[Message] = [{"role": "user", "content": text}]
         async for event in model.stream_chat(messages, max_tokens=tokens, temperature=0.0):
@@ -174,7 +176,7 @@ async def _answered(model: AsyncModel, asked: Iterator[tuple[str, int]], heard: 
                 raise from_code(event.code, event.message)
             if isinstance(event, TextDelta) and event.text:
                 if not got:
-                    heard.firsts.append(time.perf_counter() - began)
+                    heard.firsts.append((number, time.perf_counter() - began))
                 got += len(event.tokens)
         heard.tokens += got
 
