@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +21,7 @@ from samovar.chat.replay_turns import Turns
 from samovar.errors import InvalidRequest
 from samovar.types import Message
 from tests.chat.replaying import QUESTION, Answered, Talk, answered, spoken
-from tests.chat.turns import CASES, MINI, NAMES, Case, call
+from tests.chat.turns import CASES, MINI, NAMES, TOOLS, Case, call
 from tests.conftest import scaled
 
 WEATHER = Case("Let me see.", calls=(call("get_weather", town="Visby åäö", days=3, exact=True),))
@@ -328,6 +330,21 @@ def test_memory_is_bounded_and_the_oldest_goes() -> None:
     assert talk.turns.num_bytes <= 3000
     assert 0 < len(report.replayed) < 10
     assert report.replayed[-1] == 19
+
+
+class Noted(dict[str, Any]):
+    """A tool that tells when nothing holds it any more."""
+
+
+def test_turns_do_not_hold_the_tools_that_they_were_read_with() -> None:
+    talk = Talk(MINI, tools=[Noted(tool) for tool in TOOLS])
+    turns, told = Turns(b"", lambda: 0.0), weakref.ref(talk.tools[0])
+    talk.replay = talk.replaying(turns)
+    assert talk.ask([*long_talk(talk, 3), QUESTION]).report.replayed
+    del talk
+    gc.collect()
+    assert len(turns) == 3
+    assert told() is None
 
 
 def test_rules_are_applied_only_when_asked_for() -> None:

@@ -141,3 +141,15 @@ def test_first_values_hold_for_a_day_also_over_a_restart(tmp_path: Path, seconds
     expected = "monday" if seconds < 86400 else "tuesday"
     assert again.first_values(b"key", ("tuesday",)) == (expected,)
     again.close()
+
+
+@pytest.mark.parametrize("values", [("monday",) * 65, ("m" * 4097,)], ids=["many", "long"])
+def test_more_first_values_than_a_prompt_has_use_for_are_not_kept(
+    values: tuple[str, ...], tmp_path: Path
+) -> None:
+    turns = Turns(b"model", lambda: 0.0, Journal(tmp_path, b"model"))
+    assert turns.first_values(b"key", values) == values
+    turns.close()
+    assert not Journal(tmp_path, b"model").read()
+    later = tuple(value.upper() for value in values)
+    assert turns.first_values(b"key", later) == later

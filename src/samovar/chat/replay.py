@@ -142,9 +142,9 @@ class Replay:
 
     def message_of(self, turn: Turn, form: Form) -> Message | None:
         """What the ids of a turn say; None: no text."""
-        if turn.read is None or turn.read[0] != form:
+        if turn.read is None or turn.read[0] != form.key:
             text = self._text(turn.ids, form)
-            turn.read = None if text is None else (form, form.read(text, turn.tail))
+            turn.read = None if text is None else (form.key, form.read(text, turn.tail))
         return None if turn.read is None else turn.read[1]
 
     def _text(self, ids: Sequence[int], form: Form) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from samovar.chat import replay_message
@@ -33,6 +33,13 @@ class Form:
     tools: tuple[Tool, ...] = ()
     shown: frozenset[int] = frozenset()
     """Control tokens whose text is part of what is read; others have none."""
+    key: bytes = field(init=False, compare=False)
+    """The same for equal forms: what is remembered holds this, and not somebody's tools."""
+
+    def __post_init__(self) -> None:
+        spelled = repr((self.family, self.tools, sorted(self.shown)))
+        key = hashlib.blake2b(spelled.encode("utf-8", "replace"), digest_size=24).digest()
+        object.__setattr__(self, "key", key)
 
     def read(self, text: str, before: str) -> Message:
         """A turn that begins behind a text, as a plain message."""
@@ -199,9 +206,9 @@ class Shown:
 
     def _refusal(self, written: Sequence[Segment], one: Recalled) -> ReplayRefusal | None:
         """Why a turn may not stand for what the template writes; looked into once."""
-        turn, digest = one.turn, _digest(written)
-        if turn.verdict is None or turn.verdict[:2] != (self._form, digest):
-            turn.verdict = (self._form, digest, self._judged(written, one))
+        turn, key, digest = one.turn, self._form.key, _digest(written)
+        if turn.verdict is None or turn.verdict[:2] != (key, digest):
+            turn.verdict = (key, digest, self._judged(written, one))
         return turn.verdict[2]
 
     def _judged(self, written: Sequence[Segment], one: Recalled) -> ReplayRefusal | None:

@@ -22,6 +22,8 @@ _ENTRY_BYTES = 500  # what a turn takes besides its ids and texts, about
 _TOKEN_BYTES = 12  # an id, and its text as it was read
 _MOST_OF_A_KEY = 4  # turns that say the same aloud, and were reasoned otherwise
 _MAX_PINS = 4096
+_MAX_PIN_VALUES = 64  # of one conversation: prompts tell the time a few times
+_MAX_PIN_CHARS = 4096  # of its values together: so all pins take a few MiB
 _PIN_SECONDS = 86400.0
 """How long the first value of something volatile holds: a new day has a new date."""
 
@@ -33,10 +35,10 @@ class Turn:
     ids: array[int]
     tail: str
     """The end of the text before them, from the last message's last word on."""
-    read: tuple[object, Message] | None = field(default=None, compare=False)
-    """What they say, and by which form that was read."""
-    verdict: tuple[object, bytes, ReplayRefusal | None] | None = field(default=None, compare=False)
-    """Why they could not stand for a text, or None: by which form, and the text's digest."""
+    read: tuple[bytes, Message] | None = field(default=None, compare=False)
+    """What they say, and the key of the form by which that was read."""
+    verdict: tuple[bytes, bytes, ReplayRefusal | None] | None = field(default=None, compare=False)
+    """Why they could not stand for a text, or None: the key of a form, and the text's digest."""
 
     @property
     def weight(self) -> int:
@@ -96,7 +98,12 @@ class Turns:
                 )
 
     def first_values(self, key: bytes, values: tuple[str, ...]) -> tuple[str, ...]:
-        """What values had that are `values` now, when they were first asked for, within a day."""
+        """What values had that are `values` now, when they were first asked for, within a day.
+
+        More of them than a prompt has use for are as they are now.
+        """
+        if len(values) > _MAX_PIN_VALUES or sum(map(len, values)) > _MAX_PIN_CHARS:
+            return values
         with self._lock:
             found = self._pins.get(key)
             now = self._now()
