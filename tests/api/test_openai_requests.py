@@ -425,7 +425,10 @@ def test_the_best_of_some_need_log_probabilities() -> None:
     (asked,) = completions(best_of=3, n=2)
     assert (asked.choices, asked.sampling.logprobs) == (3, 0)
     (asked,) = completions(logprobs=2)
-    assert (asked.choices, asked.sampling.logprobs) == (1, 2)
+    assert (asked.choices, asked.sampling.logprobs, asked.prompt_logprobs) == (1, 2, None)
+    (asked,) = completions(logprobs=2, echo=True, max_tokens=0)
+    assert (asked.sampling.logprobs, asked.prompt_logprobs, asked.prefill_only) == (2, 2, True)
+    assert completions(echo=True)[0].prompt_logprobs is None
 
 
 @pytest.mark.parametrize(
@@ -435,7 +438,6 @@ def test_the_best_of_some_need_log_probabilities() -> None:
         ({"prompt": ["a", ""]}, "prompt"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
         ({"echo": True, "suffix": "x"}, "echo"),
         ({"prompt": ["a", "b"], "session_id": "s"}, "session_id"),
     ],

@@ -115,6 +115,78 @@ def test_log_probabilities_in_the_older_form(client: openai.OpenAI) -> None:
     assert [at for one in chunks for at in one.choices[0].logprobs.text_offset] == starts
 
 
+def scores_of(choice: Any) -> list[Any]:  # noqa: ANN401
+    told = choice.logprobs
+    lists = (told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset)
+    return list(zip(*lists, strict=True))
+
+
+def test_what_was_generated_is_scored_alike_as_a_prompt(client: openai.OpenAI) -> None:
+    told = greedy(client, logprobs=3).choices[0]
+    whole = ONCE + told.text
+    asked = greedy(client, whole, logprobs=3, echo=True, max_tokens=0)
+    (choice,) = asked.choices
+    assert (choice.text, asked.usage.completion_tokens) == (whole, 0)
+    assert choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.top_logprobs[0] is None
+    assert choice.logprobs.tokens[-len(told.logprobs.tokens) :] == told.logprobs.tokens
+    for now, then in zip(scores_of(choice)[-8:], scores_of(told), strict=True):
+        assert now[1] == pytest.approx(then[1], abs=1e-3)
+        assert now[2].keys() == then[2].keys()
+        assert now[3] == len(ONCE) + then[3]
+
+
+@pytest.mark.parametrize("text", [ONCE, "Caf\u00e9 \u6f22\u5b57 \U0001f600, zo\u00eb!", "x"])
+@pytest.mark.parametrize("is_text", [True, False])
+def test_a_prompt_with_scores_comes_with_the_text_and_in_a_stream(
+    client: openai.OpenAI, text: str, is_text: object
+) -> None:
+    tokens = tokens_of(client, text)
+    prompt = text if is_text else tokens
+    more: dict[str, Any] = {"logprobs": 1, "echo": True, "n": 2, "temperature": 1, "seed": 2}
+    whole = greedy(client, prompt, **more)
+    assert whole.usage.prompt_tokens == len(tokens)
+    told: list[list[Any]] = [[], []]
+    texts = ["", ""]
+    for chunk in greedy(client, prompt, stream=True, **more):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            if choice.logprobs:
+                tops = choice.logprobs.top_logprobs or [None] * len(choice.logprobs.tokens)
+                choice.logprobs.top_logprobs = tops
+                told[choice.index] += scores_of(choice)
+    assert texts == [one.text for one in whole.choices]
+    for choice, streamed in zip(whole.choices, told, strict=True):
+        found = scores_of(choice)
+        assert [(one[0], one[3]) for one in found] == [(one[0], one[3]) for one in streamed]
+        assert [one[1] is None for one in found] == [True] + [False] * (len(found) - 1)
+        for one, other in zip(found[1:], streamed[1:], strict=True):
+            assert one[1] == pytest.approx(other[1], abs=1e-3)
+        assert choice.text.startswith(text)
+        assert len(found) >= len(tokens) + 1
+        for token, _, _, at in found:
+            assert "\ufffd" in token or choice.text[at : at + len(token)] == token
+
+
+def test_continuations_are_weighed_as_harnesses_do(client: openai.OpenAI) -> None:
+    """Contexts and continuations as ids; one token is generated, and is left out of the sum."""
+    pairs = [(ONCE, " upon"), ("The cat sat", " on the mat"), (ONCE, ", there was")]
+    ids = [(tokens_of(client, a), tokens_of(client, a + b)) for a, b in pairs]
+    prompts = [whole for _, whole in ids]
+    answer = greedy(client, prompts, max_tokens=1, logprobs=1, echo=True, seed=1234)
+    for (context, whole), choice in zip(ids, answer.choices, strict=True):
+        scores = choice.logprobs.token_logprobs[len(context) : -1]
+        tops = choice.logprobs.top_logprobs[len(context) : -1]
+        assert len(scores) == len(tops) == len(whole) - len(context)
+        assert all(value <= max(top.values()) <= 0 for value, top in zip(scores, tops, strict=True))
+
+
+def test_a_long_prompt_with_scores_does_not_fit_as_without(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        greedy(client, "long " * 4000, echo=True, logprobs=1)
+    assert caught.value.code == "context_length_exceeded"
+
+
 def test_the_best_of_some_is_told(client: openai.OpenAI) -> None:
     given: dict[str, Any] = {"temperature": 1.5, "seed": 11, "logprobs": 0}
     every = greedy(client, n=4, **given)

@@ -16,6 +16,7 @@ from samovar.api.openai.completion_output import (
     CompletionEncoder,
     CompletionForm,
 )
+from samovar.api.openai.completion_prompt import ToldPrompt, told_prompt
 from samovar.api.openai.completion_request import (
     CompletionRequest,
     check_completion,
@@ -24,6 +25,7 @@ from samovar.api.openai.completion_request import (
 )
 from samovar.api.openai.failures import failure
 from samovar.api.openai.generation import ACCEPTED
+from samovar.api.openai.inputs import Input
 from samovar.server import openai_tokens, openai_vectors
 from samovar.server.infilling import infilled
 from samovar.server.merging import merged
@@ -81,14 +83,17 @@ async def completions(
     if body.suffix is not None:
         prompts = await while_connected(request, infilled(models, name, prompts, body.suffix))
     answer_id = models.new_id("cmpl-")
-    asked = decode_completion(body, prompts, answer_id, asker.tenant)
     echoes: tuple[str, ...] = ()
     if body.echo:
         echoes = await while_connected(request, _texts(models, name, prompts))
+    pieces = None if body.logprobs is None else PiecesOf(known, models, name)
+    told: tuple[ToldPrompt, ...] = ()
+    if pieces is not None and body.scores_prompt:
+        prompts = await while_connected(request, _tokens(models, name, prompts))
+        told = await while_connected(request, _told(pieces, echoes, prompts))
+    asked = decode_completion(body, prompts, answer_id, asker.tenant)
     events = merged(models.generate(name, one) for one in asked)
-    pieces = None
-    if body.logprobs is not None:
-        pieces = PiecesOf(known, models, name)
+    if pieces is not None:
         events = pieces.ahead_of(events)
     form = CompletionForm(
         tuple(one.request_id for one in asked),
@@ -96,6 +101,7 @@ async def completions(
         echoes,
         body.includes_usage,
         None if pieces is None else pieces.here,
+        told,
     )
     head = head_of(answer_id, name)
     if body.stream:
@@ -116,6 +122,29 @@ async def _texts(
         else:
             found.append(await models.ask(name, "detokenize", tokens=list(one)))
     return tuple(found)
+
+
+async def _tokens(models: Served, name: str, prompts: list[Input]) -> list[Input]:
+    """The ids of prompts, which are looked at here one by one."""
+    found: list[Input] = []
+    for one in prompts:
+        ids = one
+        if isinstance(one, str):
+            ids = tuple(await models.ask(name, "encode", text=one, is_raw=True))
+        found.append(ids)
+    return found
+
+
+async def _told(
+    pieces: PiecesOf, texts: tuple[str, ...], prompts: list[Input]
+) -> tuple[ToldPrompt, ...]:
+    """Prompts that are ids, with their texts. Raises InvalidToken for ids that do not exist."""
+    await pieces.look_up({token for one in prompts for token in one if isinstance(token, int)})
+    return tuple(
+        told_prompt(text, one, pieces.here, pieces.hidden)
+        for text, one in zip(texts, prompts, strict=True)
+        if not isinstance(one, str)
+    )
 
 
 _NOT_SERVED = (

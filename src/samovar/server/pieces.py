@@ -14,7 +14,7 @@ from fastapi import Request
 
 from samovar.ipc.messages import Ready
 from samovar.server.served import Served
-from samovar.types import Event, ReasoningDelta, TextDelta, TokenLogprobs
+from samovar.types import Event, PromptScores, ReasoningDelta, TextDelta, TokenLogprobs
 
 
 class Piece(NamedTuple):
@@ -62,7 +62,8 @@ class PiecesOf:
         self._known = known
         self._served = served
         self._name = name
-        self._hidden: set[int] = set()
+        self.hidden: set[int] = set()
+        """Those of them that no text shows."""
         self.here: dict[int, bytes] = {}
         """Every id that the log-probabilities of an event name, before it comes."""
 
@@ -74,18 +75,23 @@ class PiecesOf:
         async with aclosing(events) as stream:  # type: ignore[type-var]
             async for event in stream:
                 if isinstance(event, TextDelta | ReasoningDelta) and event.logprobs:
-                    await self._look_up(_ids(event.logprobs) - self.here.keys())
-                    shown = tuple(one for one in event.logprobs if one.token not in self._hidden)
+                    await self.look_up(_ids(event.logprobs))
+                    shown = tuple(one for one in event.logprobs if one.token not in self.hidden)
                     yield msgspec.structs.replace(event, logprobs=shown)
+                elif isinstance(event, PromptScores):
+                    await self.look_up(_ids(event.logprobs))
+                    yield event
                 else:
                     yield event
 
-    async def _look_up(self, tokens: set[int]) -> None:
-        if not tokens:
+    async def look_up(self, tokens: set[int]) -> None:
+        """Have the pieces of some ids here. Raises what asking a model raises."""
+        missing = tokens - self.here.keys()
+        if not missing:
             return
-        found = await self._known.of(self._served, self._name, tokens)
+        found = await self._known.of(self._served, self._name, missing)
         self.here.update((token, piece.text) for token, piece in found.items())
-        self._hidden.update(token for token, piece in found.items() if not piece.is_shown)
+        self.hidden.update(token for token, piece in found.items() if not piece.is_shown)
 
 
 def _ids(logprobs: Iterable[TokenLogprobs]) -> set[int]:

@@ -11,11 +11,20 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from samovar.api.openai.chat_output import FINGERPRINT, Head, stop_reason
+from samovar.api.openai.completion_prompt import ToldPrompt
 from samovar.api.openai.logprobs import Offsets, Pieces, TextLogprobs, text_logprobs
 from samovar.api.openai.sse import DONE, PING, data_of, failed_stream
 from samovar.api.openai.usage import Details, Tally, WireTimings, WireUsage
 from samovar.api.wire import SSE
-from samovar.types import Choice, Event, Failed, Finished, TextDelta, TokenLogprobs
+from samovar.types import (
+    Choice,
+    Event,
+    Failed,
+    Finished,
+    PromptScores,
+    TextDelta,
+    TokenLogprobs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +40,15 @@ class CompletionForm:
     includes_usage: bool = False
     pieces: Pieces | None = None
     """The bytes of tokens; None: log-probabilities were not asked for."""
+    prompts: tuple[ToldPrompt, ...] = ()
+    """What stands before the text, with log-probabilities; (): they were not asked for."""
 
     def number(self, request_id: str) -> int:
         """Which prompt it is."""
         return self.requests.index(request_id)
 
     def echo(self, prompt: int) -> str:
-        """What stands before the text."""
+        """What stands before the text, as one piece."""
         return self.echoes[prompt] if self.echoes else ""
 
 
@@ -94,6 +105,8 @@ class CompletionEncoder:
         self._tally = Tally()
         self._offsets: dict[int, Offsets] = {}
         """By index, of those that have begun."""
+        self._told: dict[int, int] = {}
+        """How many tokens of each prompt were told."""
         self._running = len(form.requests)
 
     def feed(self, event: Event) -> bytes:
@@ -102,6 +115,8 @@ class CompletionEncoder:
         match event:
             case TextDelta():
                 return b"".join(self._delta(event))
+            case PromptScores():
+                return b"".join(self._prompt(event))
             case Finished():
                 return b"".join(self._end(event))
             case Failed():
@@ -119,16 +134,36 @@ class CompletionEncoder:
         pieces = self._form.pieces
         logprobs = None
         if pieces is not None and event.logprobs:
-            logprobs = text_logprobs(event.logprobs, pieces, self._offsets[index])
+            offsets = self._offsets[index].of(event.logprobs, pieces)
+            logprobs = text_logprobs(event.logprobs, pieces, offsets)
         if event.text or logprobs is not None:
             yield data_of(_text(self._head, (TextChoice(event.text, index, logprobs),)))
+
+    def _prompt(self, event: PromptScores) -> Iterator[bytes]:
+        prompt = self._form.number(event.request_id)
+        start = self._told.get(prompt, 0)
+        self._told[prompt] = event.start + len(event.logprobs)
+        for choice in range(self._form.num_kept):
+            index = prompt * self._form.num_kept + choice
+            yield self._part(prompt, index, start, event.logprobs)
+
+    def _part(
+        self, prompt: int, index: int, start: int, scores: tuple[TokenLogprobs, ...]
+    ) -> bytes:
+        told, pieces = self._form.prompts[prompt], self._form.pieces or {}
+        end = start + len(scores) + (start == 0)
+        choice = TextChoice(told.part(start, end), index, told.logprobs(start, scores, pieces))
+        return data_of(_text(self._head, (choice,)))
 
     def _begin(self, prompt: int, index: int) -> Iterator[bytes]:
         if index in self._offsets:
             return
         echo = self._form.echo(prompt)
         self._offsets[index] = Offsets(len(echo))
-        if echo:
+        if self._form.prompts:
+            if prompt not in self._told:  # of one token, which has no score
+                yield self._part(prompt, index, 0, ())
+        elif echo:
             yield data_of(_text(self._head, (TextChoice(echo, index),)))
 
     def _end(self, event: Finished) -> Iterator[bytes]:
@@ -173,6 +208,8 @@ class CompletionCollector:
         self._said: dict[tuple[int, int], _Said] = {}
         """By prompt and choice."""
         self._ends: dict[int, tuple[Choice, ...]] = {}
+        self._scores: dict[int, list[TokenLogprobs]] = {}
+        """Of each prompt, from its second token on."""
 
     def feed(self, event: Event) -> None:
         """See Collector."""
@@ -182,6 +219,9 @@ class CompletionCollector:
                 said = self._of(self._form.number(event.request_id), event.choice)
                 said.texts.append(event.text)
                 said.logprobs.extend(event.logprobs)
+            case PromptScores():
+                prompt = self._form.number(event.request_id)
+                self._scores.setdefault(prompt, []).extend(event.logprobs)
             case Finished():
                 self._ends[self._form.number(event.request_id)] = event.choices
 
@@ -206,6 +246,10 @@ class CompletionCollector:
         echo, pieces = self._form.echo(prompt), self._form.pieces
         logprobs = None
         if pieces is not None:
-            logprobs = text_logprobs(said.logprobs, pieces, Offsets(len(echo)))
+            offsets = Offsets(len(echo)).of(said.logprobs, pieces)
+            logprobs = text_logprobs(said.logprobs, pieces, offsets)
+            if self._form.prompts:
+                scores = self._scores.get(prompt, [])
+                logprobs = self._form.prompts[prompt].logprobs(0, scores, pieces).before(logprobs)
         text = echo + "".join(said.texts)
         return TextChoice(text, index, logprobs, _reason(ended), stop_reason(ended.stop))

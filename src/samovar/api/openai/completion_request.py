@@ -13,10 +13,9 @@ from samovar.api.openai.generation import GenerationFields, common, max_tokens_o
 from samovar.api.openai.grammars import grammar_of
 from samovar.api.openai.inputs import Input, Inputs, listed
 from samovar.api.openai.sampling import sampling_of
-from samovar.types import MAX_CHOICES, GenerateRequest
+from samovar.types import MAX_CHOICES, MAX_LOGPROBS, GenerateRequest
 
 _MAX_PROMPTS = 128  # of one body: each is a request of its own, and the queue has some hundreds
-_MAX_LOGPROBS = 32  # alternatives, as many as the sampler reports
 
 
 class CompletionRequest(GenerationFields):
@@ -28,7 +27,12 @@ class CompletionRequest(GenerationFields):
     max_tokens: int | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=_MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def num_kept(self) -> int:
@@ -55,10 +59,6 @@ def check_completion(body: CompletionRequest) -> None:
         raise BadField("best_of", "must be n or more")
     if body.num_made > body.num_kept and body.stream:
         raise BadField("best_of", "the best are known at the end only; leave out stream")
-    if body.echo and body.logprobs is not None:
-        raise BadField(
-            "echo", "there are no log-probabilities of prompts; leave out echo or logprobs"
-        )
     if body.echo and body.suffix is not None:
         raise BadField("echo", "cannot be had together with suffix; leave out one of them")
 
@@ -77,6 +77,7 @@ def decode_completion(
         sampling=sampling_of(body, grammar_of(body), logprobs),
         max_tokens=limit or None,
         prefill_only=limit == 0,
+        prompt_logprobs=body.logprobs if body.echo else None,
         **{**common(body, tenant), "choices": body.num_made},
     )
     if base.session is not None and len(prompts) > 1:

@@ -60,9 +60,29 @@ class TextLogprobs(msgspec.Struct, frozen=True):
     """Of the tokens of a completion, list by list."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
+
+    @classmethod
+    def unscored(cls, token: int, pieces: Pieces, offset: int) -> TextLogprobs:
+        """Of a token before which nothing stands, so that nothing is known of it."""
+        return cls([_text(pieces[token])], [None], None, [offset])
+
+    def before(self, other: TextLogprobs) -> TextLogprobs:
+        """Both lists, one behind the other."""
+        top: list[dict[str, float] | None] | None = None
+        if self.top_logprobs is not None or other.top_logprobs is not None:
+            top = [*self._top(), *other._top()]
+        return TextLogprobs(
+            self.tokens + other.tokens,
+            self.token_logprobs + other.token_logprobs,
+            top,
+            self.text_offset + other.text_offset,
+        )
+
+    def _top(self) -> Sequence[dict[str, float] | None]:
+        return [None] * len(self.tokens) if self.top_logprobs is None else self.top_logprobs
 
 
 class Offsets:
@@ -78,17 +98,24 @@ class Offsets:
         self._position += len(self._decoder.decode(data))
         return began
 
+    def of(self, tokens: Iterable[TokenLogprobs], pieces: Pieces) -> list[int]:
+        """Where some more tokens begin."""
+        return [self.pass_over(pieces[one.token]) for one in tokens]
+
 
 def text_logprobs(
-    tokens: Sequence[TokenLogprobs], pieces: Pieces, offsets: Offsets
+    tokens: Sequence[TokenLogprobs], pieces: Pieces, offsets: Sequence[int]
 ) -> TextLogprobs:
-    """In the form of completions; the token that came is among the likeliest in any case."""
+    """In the form of completions; the token that came is among the likeliest in any case.
+
+    `offsets` says where each of them begins.
+    """
     has_top = any(one.top for one in tokens)
     return TextLogprobs(
         [_text(pieces[one.token]) for one in tokens],
         [_finite(one.chosen) for one in tokens],
         [_top(one, pieces) for one in tokens] if has_top else None,
-        [offsets.pass_over(pieces[one.token]) for one in tokens],
+        list(offsets),
     )
 
 
