@@ -76,6 +76,8 @@ def test_parts_are_not_what_text_holds(server: str) -> None:
 def test_compressed_bodies_are_refused(server: str) -> None:
     response = _post(f"{server}/v1/completions", b"{}", **{"content-encoding": "gzip"})
     assert response.status_code == 415
+    plain = _post(f"{server}/v1/completions", b"{}", **{"content-encoding": "Identity"})
+    assert plain.status_code == 400
 
 
 def test_json_is_read_whatever_it_is_called(server: str) -> None:
@@ -100,6 +102,8 @@ def test_a_field_that_is_wrong_is_named_and_not_quoted(server: str) -> None:
         assert response.status_code == 400, path
         assert secret not in response.text, path
     assert "temperature" in httpx.post(server + PATHS[0], json=body).text
+    empty = httpx.post(server + PATHS[0], json={"messages": [], "stop": ""})
+    assert "stop: String should have at least 1 character" in _message(empty)
 
 
 @pytest.mark.parametrize(

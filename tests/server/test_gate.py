@@ -228,6 +228,9 @@ def test_other_pages_may_not_ask_unless_they_are_named() -> None:
         refused = httpx.post(f"{url}/v1/completions", json={}, headers=page)
         assert refused.status_code == 403
         assert "access-control-allow-origin" not in refused.headers
+        for origin in ("null", "http://[", "http://]:1"):
+            sent = httpx.post(f"{url}/v1/completions", json={}, headers={"Origin": origin})
+            assert sent.status_code == 403, origin
         own = {"Origin": url}
         assert httpx.post(f"{url}/v1/completions", json={}, headers=own).status_code == 400
         asked = httpx.options(

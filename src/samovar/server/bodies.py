@@ -74,7 +74,7 @@ class Bodies:
 
     def _check_headers(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") not in (b"", b"identity"):
+        if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
             text = "compressed bodies are not read; send the JSON as it is"
             raise _Refused(Failed("", "unsupported_media_type", text))
         length = headers.get(b"content-length", b"")

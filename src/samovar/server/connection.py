@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _MOST_HEAD = 2**16  # bytes; browsers' cookies of many sites on localhost take a few thousand
 _MOST_PIPELINED = 16  # requests that wait for the one before them; no client of today does it
 _LINGER_SECONDS = 5.0  # for a body that nobody wants: who sends it reads the answer after it
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:", re.IGNORECASE)
 _REFUSAL = (
     b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"Connection: close\r\n\r\n%s"
@@ -52,7 +54,7 @@ class Connection(HttpToolsProtocol):
         """Something came."""
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        super().data_received(self._without_upgrade(data))
         if "head" in self._timers:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD:
@@ -60,6 +62,16 @@ class Connection(HttpToolsProtocol):
                 self._refuse(b"431 Request Header Fields Too Large", text)
         elif self._is_between():  # empty lines: they are no request, and end uvicorn's own timer
             self._start("head", self._limits.head_seconds)
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """The same without a wish to speak HTTP/2, as Java's client has by itself.
+
+        Nothing but HTTP/1.1 is spoken here; the parser would take the body for what follows.
+        """
+        if (self.cycle is not None and self.cycle.more_body) or not _UPGRADE.search(data):
+            return data
+        head, end, rest = data.partition(b"\r\n\r\n")
+        return _UPGRADE.sub(b"x-upgrade:", head) + end + rest
 
     def _is_between(self) -> bool:
         """Whether nothing is asked, and nobody counts for how long."""

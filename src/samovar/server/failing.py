@@ -105,7 +105,7 @@ def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and ("[" in part or part in _BRANCHES)
 
 
-_BRANCHES = frozenset({"str", "int", "float", "bool", "bytes", "dict", "list"})
+_BRANCHES = frozenset({"str", "constrained-str", "int", "float", "bool", "bytes", "dict", "list"})
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

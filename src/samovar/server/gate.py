@@ -69,7 +69,7 @@ class Gate:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin or scope["method"] in _SAFE or self._origins & {"*", origin}:
             return None
-        if urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1"):
+        if host and _netloc(origin) == headers[b"host"].decode("latin-1"):
             return None
         text = "web pages of other origins may not ask; start the server with --cors-origin"
         return Failed("", "forbidden", text)
@@ -78,6 +78,14 @@ class Gate:
 def _host(value: str) -> str:
     """A Host header without its port."""
     return re.sub(r":\d*$", "", value).lower()
+
+
+def _netloc(origin: str) -> str:
+    """The name and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _presented(headers: dict[bytes, bytes]) -> bytes:
