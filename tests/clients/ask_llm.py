@@ -21,16 +21,9 @@ ENTRY = """\
 """
 
 
-def model_of(name: str = MODEL) -> Any:  # noqa: ANN401
-    """A model of this name, with the key that llm insists on."""
-    model = llm.get_model(name)
-    model.key = "none"
-    return model
-
-
 def ask(text: str, *, stream: bool = False, **more: Any) -> Any:  # noqa: ANN401
     """A response, greedy."""
-    return model_of().prompt(text, temperature=0, max_tokens=64, stream=stream, **more)
+    return llm.get_model(MODEL).prompt(text, temperature=0, max_tokens=64, stream=stream, **more)
 
 
 def seen(*, stream: bool) -> Any:  # noqa: ANN401
@@ -50,7 +43,7 @@ def call(*, stream: bool) -> Any:  # noqa: ANN401
         made.append(city)
         return str(QUESTIONS["result"])
 
-    chain = model_of().chain(
+    chain = llm.get_model(MODEL).chain(
         QUESTIONS["weather"],
         tools=[get_weather],
         stream=stream,
@@ -74,6 +67,8 @@ if __name__ == "__main__":
                 "streamed_call": lambda: call(stream=True),
                 "form": lambda: json.loads(ask(QUESTIONS["cow"], schema=QUESTIONS["form"]).text()),
                 "too_long": lambda: error_of(lambda: ask(TOO_LONG).text()),
-                "missing": lambda: error_of(lambda: model_of("no-such-model").prompt("Hi").text()),
+                "missing": lambda: error_of(
+                    lambda: llm.get_model("no-such-model").prompt("Hi").text()
+                ),
             }
         )
