@@ -62,6 +62,10 @@ def transfer(files: Slow) -> Iterator[Transfer]:
     made.close(FLUSH_SECONDS)
 
 
+def _wait_for(event: threading.Event) -> None:
+    assert event.wait(FLUSH_SECONDS)
+
+
 def drained(transfer: Transfer) -> list[Completion]:
     assert transfer.flush(FLUSH_SECONDS)
     return transfer.completions()
@@ -205,6 +209,28 @@ def test_a_read_says_why_there_is_nothing(transfer: Transfer, files: Slow) -> No
     read(transfer, blocks)
     found = [one for one in drained(transfer) if isinstance(one, ReadDone)]
     assert [one.cause for one in found] == ["vanished", "contents", ""]
+
+
+def test_nothing_is_written_behind_what_was_refused_however_far(tmpfs: Path) -> None:
+    small = FileTier(tmpfs, MODEL, 60_000, is_durable=False)
+    small.open()
+    transfer, may_go_on = Transfer({DISK: small}, 2**26), threading.Event()
+    try:
+        first, *rest = chain(1, 100_000)
+        assert not rest
+        assert write(transfer, [first]) == [True]
+        drained(transfer)
+        transfer.do(partial(_wait_for, may_go_on))
+        behind = chain(3, 100, after=first)
+        assert all(write(transfer, behind))  # one group: the thread is kept from it meanwhile
+        may_go_on.set()
+        [done] = [one for one in drained(transfer) if isinstance(one, WriteDone)]
+        assert [one.cause for one in done.published.refused] == ["parent"] * 3
+        assert not done.published.done
+    finally:
+        may_go_on.set()
+        transfer.close(FLUSH_SECONDS)
+        small.close()
 
 
 def test_tmpfs_is_read_while_the_thread_writes_to_disk_and_bad_files_go_all_the_same(

@@ -335,10 +335,12 @@ class Transfer:
 
     def _parted(self, tier: Tier, blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
         """Those that can be written, and those that hang on what an earlier group was refused."""
-        wanted, orphans, here = [], [], set[Key]()
+        wanted, orphans, here, lost = [], [], set[Key](), set[Key]()
         for block in blocks:
-            if (tier, block.above) in self._refused and block.above not in here:
+            above = block.above
+            if above not in here and (above in lost or (tier, above) in self._refused):
                 orphans.append(block)
+                lost.add(block.head.key)
             else:
                 wanted.append(block)
                 here.add(block.head.key)

@@ -129,8 +129,10 @@ class Node:
         """Its worth, see policy."""
 
     def __lt__(self, other: Node) -> bool:
-        """Of two that are worth the same, the deeper one goes first."""
-        return self.end > other.end
+        """Of two that are worth the same, the deeper one goes first; no two are equal."""
+        if self.end != other.end:
+            return self.end > other.end
+        return self.key < other.key
 
     def __repr__(self) -> str:
         where = "+".join(tier.name.lower() for tier in TIERS if self.tiers & tier.bit) or "nowhere"
