@@ -22,6 +22,7 @@ from modelmaker.quantization import chunks, quantization_named, stored_type
 from modelmaker.shape import TINY, Shape, shape_named
 from modelmaker.tensor import Constant, Tensor
 from modelmaker.vocabularies import vocabulary_for
+from modelmaker.vocabulary import Vocabulary
 
 KINDS: dict[str, Callable[[Order], Plan]] = {
     "llama": llama_plan,
@@ -56,7 +57,7 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
     kind: str,
     *,
     quant: str | None = None,
-    vocab: str | Path | None = None,
+    vocab: str | Path | Vocabulary | None = None,
     seed: int = 0,
     shape: str = TINY,
     context_length: int | None = None,
@@ -72,7 +73,7 @@ def build_model(  # noqa: PLR0913 - each is one property of the file, all but tw
     quant: F32, F16, Q8_0 or Q4_0 for the matrices; by default F16 for the tiny shape and Q8_0 for
         the others, whose quantised blocks are themselves random instead of being rounded numbers.
     vocab: "bpe", "spm" or "wpm" for a vocabulary made here, or the path of a GGUF file to copy it
-        from; by default wpm for bert and bpe for the rest.
+        from, or one that was made elsewhere; by default wpm for bert and bpe for the rest.
     shape: tiny, or for llama also small, 1b or 1b-128k.
     chat_template: "chatml" or the text of a template; by default none, or the copied vocabulary's.
     pooling: mean, cls, last or none to write it into the file; by default mean for bert, and

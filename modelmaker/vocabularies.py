@@ -19,7 +19,12 @@ VOCABULARIES: dict[str, Callable[[int], Vocabulary]] = {
 """The vocabularies made here, by name; each is made in the size asked for."""
 
 
-def vocabulary_for(vocab: str | Path, size: int) -> Vocabulary:
-    """The vocabulary of that name in that size, or the one in the GGUF file of that path."""
+def vocabulary_for(vocab: str | Path | Vocabulary, size: int) -> Vocabulary:
+    """The vocabulary of that name in that size, or the one in the GGUF file of that path.
+
+    One that is made already is taken as it is.
+    """
+    if isinstance(vocab, Vocabulary):
+        return vocab
     made = VOCABULARIES.get(str(vocab))
     return copied_vocabulary(Path(vocab)) if made is None else made(size)

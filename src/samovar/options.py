@@ -45,7 +45,7 @@ class Options(TypedDict, total=False):
 
     sampling: SamplingParams
     max_tokens: int | None
-    stop: Sequence[str]
+    stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     choices: int
     tenant: str
@@ -126,6 +126,8 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """Fields of a request: what belongs to the sampling, in there."""
     sampling = given.pop("sampling", SamplingParams())
     chosen = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
+    if isinstance(given.get("stop"), str):  # its letters would be a sequence of texts, too
+        given["stop"] = (given["stop"],)
     for name, value in given.items():
         given[name] = tuple(value) if isinstance(value, list) else value
     return {**given, "sampling": replace(sampling, **chosen)}

@@ -24,7 +24,7 @@ from samovar.errors import (
     WorkerLost,
 )
 from samovar.model import Model
-from samovar.types import Finished, ReasoningDelta, TextDelta, ToolChoice
+from samovar.types import Finished, Grammar, ReasoningDelta, TextDelta, ToolChoice
 from tests.runtime.serving import children
 
 STORY = "Once upon a time there was a fox"
@@ -114,6 +114,18 @@ def test_a_conversation_comes_in_events_by_kind(model: Model) -> None:
         model.chat(TOM, reasoning_tokens=-1)
     with pytest.raises(InvalidRequest):
         model.chat(TOM, tool_choice="required")
+
+
+def test_one_stop_string_is_a_text_and_not_its_letters(model: Model) -> None:
+    whole = model.complete("Once upon a time", max_tokens=20).text
+    word = max(whole.split(), key=len)
+    done = model.complete("Once upon a time", max_tokens=20, stop=word)
+    assert (done.text, done.answers[0].stop) == (whole[: whole.index(word)], word)
+
+
+def test_a_grammar_is_of_a_kind_that_there_is(model: Model) -> None:
+    with pytest.raises(InvalidRequest, match="json_schema"):
+        model.chat(TOM, grammar=Grammar("yaml", "a: b"))  # type: ignore[arg-type]
 
 
 def test_what_a_conversation_becomes_is_chosen_alike(model: Model) -> None:

@@ -220,6 +220,19 @@ def test_reasoning_is_turned_off_where_the_template_lets_it(worker: Driven) -> N
     assert answer(worker, asked(TOM, thinks=True))[0].reasoning
 
 
+@pytest.mark.parametrize("thinks", [False, None])
+def test_a_demanded_call_without_reasoning_begins_at_once(
+    worker: Driven,
+    thinks: bool | None,  # noqa: FBT001
+) -> None:
+    (think,) = ask(worker, "tokenize", text="<think>", add_special=False, parse_special=True)
+    eager = SamplingParams(logit_bias={think: 100.0})
+    demand = {"tools": (CLOCK,), "tool_choice": ToolChoice("required"), "reasoning_tokens": 4}
+    told, _ = answer(worker, asked(PARIS, thinks=thinks, sampling=eager, **demand))
+    assert bool(told.reasoning) == (thinks is None)
+    assert told.calls
+
+
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_reasoning_has_a_budget(worker: Driven, limit: int) -> None:
     told, _ = answer(worker, asked(TOM, reasoning_tokens=limit))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from samovar.errors import InvalidRequest
 
@@ -18,11 +18,17 @@ class Grammar:
 
     `source` by kind: GBNF or Lark text; a regular expression over the whole answer; for `choice` a
     JSON array of the allowed texts; for `json_schema` the schema as JSON text; for `json_object`
-    nothing. Whether it compiles is found out when it is used (GrammarRejected).
+    nothing. Whether it compiles is found out when it is used (GrammarRejected). Raises
+    InvalidRequest for another kind.
     """
 
     kind: GrammarKind
     source: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = get_args(GrammarKind)
+        if self.kind not in kinds:
+            raise InvalidRequest(f"no grammar is of that kind; use {', '.join(kinds)}")
 
 
 # The defaults of llama.cpp's DRY sampler: sequences that a repetition may not run across.

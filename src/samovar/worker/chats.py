@@ -160,6 +160,8 @@ class Chats:
         if form.has_begun:
             family = replace(family, reasoning=None, answer=("", ""))
         is_demanded = choice.mode == "required" or choice.name is not None
+        if is_demanded and chat.thinks is False:  # a call begins at once; open reasoning still ends
+            family = family if form.starts_in_reasoning else replace(family, reasoning=None)
         tools = tuple(plain_tools(chat.tools) or ())
         answer = ""
         if asked is not None and not is_demanded:
