@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samovar.engine.engine import EngineOptions
 from samovar.engine.latency import LEAST_GAP_SECONDS
@@ -14,9 +17,11 @@ from samovar.errors import InvalidRequest
 from samovar.native import philox
 from samovar.native.interface import Row, StateKind
 from samovar.native.weightless import WeightlessBackend
-from samovar.types import GenerateRequest, TokenLogprobs
+from samovar.types import Finished, GenerateRequest, TokenLogprobs
+from tests.conftest import scaled
 from tests.engine.builders import KINDS, MODES, Answer, Model, Trial, block, expected, request
 from tests.engine.cached import place
+from tests.engine.scenarios import Scenario, scenarios
 from tests.engine.test_cached import computed, end, restored, started
 from tests.engine.test_promised_gap import Machine, Watch
 from tests.engine.test_shares import fresh
@@ -27,9 +32,15 @@ SIDE = 32  # tokens of a decode call
 
 
 @lru_cache(maxsize=256)
-def scores_of(prompt: tuple[int, ...], count: int) -> list[TokenLogprobs]:
+def scores_of(
+    prompt: tuple[int, ...],
+    count: int,
+    adapters: tuple[tuple[str, float], ...] = (),
+    end_bias: float = 0.0,
+) -> list[TokenLogprobs]:
     """From the second token on, of a backend that computes a token at a time."""
-    backend = WeightlessBackend(context_length=2048)
+    backend = WeightlessBackend(context_length=2048, end_bias=end_bias)
+    backend.apply_adapters([(backend.load_adapter(name), scale) for name, scale in adapters])
     found = []
     for token, following in pairwise(prompt):
         backend.prefill([token])
@@ -221,6 +232,30 @@ def test_a_step_has_no_more_logits_than_fit_into_a_small_buffer() -> None:
     trial.serve(scored("a", fresh(900, 1)), scored("b", fresh(700, 2)))
     sizes = [sum(len(row.tokens) for row in rows if row.following) for rows in trial.calls]
     assert max(sizes) == 256
+
+
+# ---- everything at once --------------------------------------------------------------------------
+
+
+@settings(max_examples=scaled(30, 3000), database=None, deadline=None)
+@given(scenarios(is_faulty=True), st.sets(st.integers(0, 6), min_size=1))
+def test_scores_depend_on_nobody_else_and_change_nothing(
+    scenario: Scenario, which: set[int]
+) -> None:
+    clients = tuple(
+        replace(one, asked=replace(one.asked, prompt_logprobs=1)) if number in which else one
+        for number, one in enumerate(scenario.clients)
+    )
+    trial, bias = replace(scenario, clients=clients).play(), scenario.shape.end_bias
+    scenario.judge(trial)
+    for number, one in enumerate(scenario.clients):
+        answer, prompt = trial.answers[one.asked.request_id], one.asked.prompt
+        assert isinstance(prompt, tuple)
+        right = scores_of(prompt, 1, one.asked.adapters, bias) if number in which else []
+        assert answer.scores == right[: len(answer.scores)]
+        if one.cancels is None and isinstance(answer.end, Finished):
+            is_short = number in which and one.asked.request_id in trial.excused
+            assert len(answer.scores) == len(right) or is_short
 
 
 # ---- the promise --------------------------------------------------------------------------------
