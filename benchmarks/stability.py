@@ -171,20 +171,29 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.templates:
         with tempfile.TemporaryDirectory(prefix="samovar-benchmark-") as folder:
-            found = list(measured(name, Path(folder), args.clients, threads=args.threads))
-        if args.table:
-            sys.stdout.write(f"{_row(found)}\n")
-        for one in () if args.table else found:
-            report = {
-                "template": one.template,
-                "client": one.client,
-                "replays": one.replays,
-                "least": round(one.least, 3),
-                "shares": [round(share, 3) for share in one.shares],
-                "tokens": [prompt.tokens for prompt in one.prompts],
-            }
-            sys.stdout.write(json.dumps(report) + "\n")
-        sys.stdout.flush()
+            found = []
+            for one in measured(name, Path(folder), args.clients, threads=args.threads):
+                found.append(one)
+                if not args.table:
+                    _print(json.dumps(_report(one)))
+            if args.table:
+                _print(_row(found))
+
+
+def _report(one: Measured) -> dict[str, object]:
+    return {
+        "template": one.template,
+        "client": one.client,
+        "replays": one.replays,
+        "least": round(one.least, 3),
+        "shares": [round(share, 3) for share in one.shares],
+        "tokens": [prompt.tokens for prompt in one.prompts],
+    }
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

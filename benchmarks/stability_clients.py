@@ -17,7 +17,7 @@ Json = Any
 
 _REASONING = 8  # most tokens of it: a random model never ends it
 _CALL_TOKENS = 400  # more than a call takes whose arguments are bounded
-_ANSWER_TOKENS = 32
+_ANSWER_TOKENS = 20
 
 
 @dataclass(frozen=True, slots=True)

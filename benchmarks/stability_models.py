@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelmaker import build_model
-from modelmaker.bpe_vocabulary import bpe_vocabulary
+from modelmaker.bpe_vocabulary import bpe_vocabulary, piece
+from modelmaker.copied_vocabulary import copied_vocabulary
 from modelmaker.vocabulary import Vocabulary
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -87,8 +88,13 @@ def model_of(name: str, folder: Path) -> Path:
     )
 
 
-def _vocabulary(kind: Kind, found: Sequence[str]) -> Path | Vocabulary:
+def _vocabulary(kind: Kind, found: Sequence[str]) -> Vocabulary:
+    """Blanks are as unlikely as control tokens: JSON may have any, and there would be hundreds."""
     real = SHARED / "vocab" / f"ggml-vocab-{kind.vocabulary}.gguf"
     if kind.vocabulary and real.exists():
-        return real
-    return bpe_vocabulary(_SIZE, [*found, *kind.control, *kind.ends], kind.ends)
+        words = copied_vocabulary(real)
+    else:
+        words = bpe_vocabulary(_SIZE, [*found, *kind.control, *kind.ends], kind.ends)
+    texts = words.metadata["tokenizer.ggml.tokens"].value
+    blanks = {number for number, text in enumerate(texts) if not piece(text).strip()}
+    return replace(words, special=words.special | blanks)

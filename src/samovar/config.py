@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from samovar.errors import InvalidRequest
+from samovar.types import VOLATILE_RULES
 
 SaveMoment = Literal["cold", "continued", "finish", "evict", "shutdown"]
 SAVE_MOMENTS: tuple[SaveMoment, ...] = ("cold", "continued", "finish", "evict", "shutdown")
@@ -176,6 +177,11 @@ class ServerConfig:
     """Load the models when the server starts, as many as are loaded at once."""
     logs_requests: bool = False
     """A line for every request."""
+    replays: bool = True
+    """For requests that say nothing: whether turns that were generated here come back as the
+    tokens that they were."""
+    volatile: tuple[str, ...] = ()
+    """For requests that say nothing: rules that hold prompts still (see docs/stability.md)."""
 
     max_body_bytes: int = 2**25  # 32 MiB: a prompt of a million tokens takes four to eight
     max_bodies_bytes: int = 2**28  # of all requests that are being read
@@ -219,6 +225,8 @@ def _check_server(config: ServerConfig) -> None:
             raise InvalidRequest(f"{one.name} must be 1 or more")
         if one.name.endswith("_seconds") and not value > 0:
             raise InvalidRequest(f"{one.name} must be positive")
+    if set(config.volatile) - set(VOLATILE_RULES):
+        raise InvalidRequest(f"volatile rules are {', '.join(VOLATILE_RULES)}")
     if not config.is_local and config.keys_file is None and not config.has_no_auth:
         raise InvalidRequest(
             f"{config.host} can be reached from other machines: give API keys (--api-keys FILE),"

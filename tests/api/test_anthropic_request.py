@@ -264,7 +264,7 @@ def test_rules_for_what_changes_by_itself() -> None:
     assert chat().volatile == ("billing",)
     assert chat(volatile=["billing", "date"]).volatile == ("billing", "date")
     assert chat(volatile=[]).volatile == ()
-    assert (chat().replays, chat(replays=False).replays) == (True, False)
+    assert (chat().replays, chat(replays=False).replays) == (None, False)
 
 
 @pytest.mark.parametrize("field", ["output_format", "output_config"])

@@ -330,7 +330,7 @@ def test_reasoning(
 
 
 def test_what_holds_prompts_still() -> None:
-    assert (talk().replays, talk().volatile) == (True, ())
+    assert (talk().replays, talk().volatile) == (None, None)
     found = talk(replays=False, volatile=["date"])
     assert (found.replays, found.volatile) == (False, ("date",))
 

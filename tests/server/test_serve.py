@@ -124,6 +124,7 @@ def test_names_of_models(models: Models) -> None:
         (("--tls-cert", "/no/such/file"), "give both"),
         (("--tls-cert", "/no/such/file", "--tls-key", "/no/such/key"), "cannot use"),
         (("--cache-memory", "much"), "is no size"),
+        (("--volatile", "billing,dates"), "volatile rules are billing, date, reminders"),
         (("--max-models", "0"), "--max-models must be 1 or more"),
         (("--port", "70000"), "from 0 to 65535"),
         (("/no/such/file.gguf",), "does not exist"),

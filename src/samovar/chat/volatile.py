@@ -20,10 +20,7 @@ from samovar.chat.messages import Json
 from samovar.chat.replay_message import context, extended
 from samovar.chat.volatile_dates import Dated
 from samovar.errors import InvalidRequest
-from samovar.types import Message
-
-RULES = ("billing", "date", "reminders")
-"""In the order in which they are applied."""
+from samovar.types import VOLATILE_RULES, Message
 
 FirstValues = Callable[[bytes, tuple[str, ...]], tuple[str, ...]]
 """What values had when they were first asked for under a key (see replay_turns)."""
@@ -46,11 +43,13 @@ def applied(
 
     Raises InvalidRequest for a rule that there is not.
     """
-    unknown = sorted(set(rules) - set(RULES))
+    unknown = sorted(set(rules) - set(VOLATILE_RULES))
     if unknown:
-        raise InvalidRequest(f"there is no volatile rule of that name; use {', '.join(RULES)}")
+        raise InvalidRequest(
+            f"there is no volatile rule of that name; use {', '.join(VOLATILE_RULES)}"
+        )
     result, changes = list(messages), []
-    for rule in RULES:
+    for rule in VOLATILE_RULES:  # in this order
         if rule not in rules:
             continue
         if rule == "billing":

@@ -68,6 +68,8 @@ class ServeOptions:
     tls_key: Path | None
     max_body: str
     drain: float
+    volatile: str
+    no_replay: bool
     log_level: str
 
 
@@ -122,6 +124,8 @@ _OPTIONS = (
         metavar="SECONDS",
         help="How long requests may take to finish when the server is stopped.",
     ),
+    click.option("--volatile", default="", metavar="RULES", help="billing,date,reminders."),
+    click.option("--no-replay", is_flag=True, help="Tokenize turns of the past anew."),
     click.option(
         "--log-level",
         type=click.Choice(_LEVELS),
@@ -190,6 +194,8 @@ def _server(options: ServeOptions) -> ServerConfig:
         logs_requests=options.log_level in ("debug", "info"),
         max_body_bytes=read_size(options.max_body),
         drain_seconds=options.drain,
+        replays=not options.no_replay,
+        volatile=tuple(one.strip() for one in options.volatile.split(",") if one.strip()),
     )
 
 

@@ -58,8 +58,10 @@ def _sampling(values: dict[str, Any]) -> SamplingParams:
 def _chat(values: dict[str, Any]) -> Chat:
     """Messages and tools hold lists where they held lists: templates and schemas know no tuples."""
     found = dict(values)
-    for name in ("messages", "tools", "volatile"):
+    for name in ("messages", "tools"):
         found[name] = tuple(values.get(name, ()))
+    if values.get("volatile") is not None:
+        found["volatile"] = tuple(values["volatile"])
     choice = values.get("tool_choice")
     if isinstance(choice, dict):
         found["tool_choice"] = ToolChoice(**choice)

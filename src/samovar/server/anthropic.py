@@ -67,7 +67,7 @@ async def create_message(
     """Answer a conversation, in one piece or as a stream."""
     models.model(body.model)
     message_id = models.new_id("msg_")
-    asked = request_of(body, signs, message_id, asker.tenant)
+    asked = request_of(body, signs, message_id, asker.tenant, models.volatile)
     shows = body.thinking is None or body.thinking.display != "omitted"
     request_id = _request_id(request, asker)
     events: AsyncIterator[Event] = models.generate(body.model, asked)
@@ -103,7 +103,7 @@ async def count_tokens(
 ) -> dict[str, int]:
     """How many input tokens a conversation is: rendered as an answer to it would have it."""
     models.model(body.model)
-    chat = chat_of(body, signs)
+    chat = chat_of(body, signs, models.volatile)
     asked = {name: getattr(chat, name) for name in _RENDERED}
     salt = salt_of(body, asker.tenant)
     tokens = await models.ask(body.model, "render", salt=salt, **asked)

@@ -57,7 +57,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Runtime(runtime) as opened:
-            served = Served(opened, models, observers)
+            served = Served(opened, models, observers, config)
             preloading = Preloading(served, runtime or RuntimeConfig(), is_on=config.preloads)
             app.state.served, app.state.preloading = served, preloading
             app.state.observers = observers

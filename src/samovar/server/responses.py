@@ -107,7 +107,7 @@ async def input_tokens(
     return Response(msgspec.json.encode(told), media_type=JSON)
 
 
-_RENDERED = ("messages", "tools", "thinks", "variables")
+_RENDERED = ("messages", "tools", "thinks", "variables", "replays", "volatile")
 """Fields of a Chat that decide what the prompt is."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from samovar import models
 from samovar.api.facts import ModelFacts
-from samovar.config import CacheConfig, WorkerConfig
+from samovar.config import CacheConfig, ServerConfig, WorkerConfig
 from samovar.errors import ModelNotFound, Overloaded, SamovarError
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
@@ -25,6 +25,8 @@ from samovar.server.loading import Loading
 from samovar.server.observing import Observers
 from samovar.types import Event, GenerateRequest, VerifyRequest
 
+MAX_WAITING = 8192
+"""Events that wait for a client which takes none: some megabytes. Then its request is ended."""
 _TRIES = 3  # to ask a model that somebody has unloaded since it was loaded
 _ADAPTED = (GenerateRequest, VerifyRequest)
 
@@ -55,14 +57,21 @@ class Served:
         runtime: Runtime,
         served: Sequence[ServedModel],
         observers: Observers | None = None,
+        config: ServerConfig | None = None,
     ) -> None:
         self.runtime = runtime
         self._observers = observers or Observers()
+        self._config = config or ServerConfig()
         self._loading: dict[str, Loading] = {}
         self._models: Mapping[str, ServedModel] = {one.name: one for one in served}
         self._numbers = itertools.count(1)
         self._facts = FactsReader()
         self.started = int(time.clock_gettime(time.CLOCK_REALTIME))
+
+    @property
+    def volatile(self) -> tuple[str, ...]:
+        """The rules for conversations of which nothing else was said."""
+        return self._config.volatile
 
     def names(self) -> list[str]:
         """Of every model, loaded or not."""
@@ -120,11 +129,11 @@ class Served:
             watch.leave()
 
     async def _generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
-        asked = self._with_adapters(name, request)
+        asked = self._settled(self._with_adapters(name, request))
         for _ in range(_TRIES):
             await self.ready(name)
             try:
-                async with aclosing(self.runtime.generate(name, asked)) as events:
+                async with aclosing(self.runtime.generate(name, asked, MAX_WAITING)) as events:
                     async for event in events:
                         yield event
             except ModelNotFound:
@@ -138,7 +147,21 @@ class Served:
             return request
         return replace(request, adapters=adapters)
 
+    def _settled(self, request: Request) -> Request:
+        """With what the configuration says of conversations, where the request does not."""
+        if not isinstance(request, GenerateRequest) or request.chat is None:
+            return request
+        chat = request.chat
+        found = self._of_conversations({"replays": chat.replays, "volatile": chat.volatile})
+        return replace(request, chat=replace(chat, **found))
+
+    def _of_conversations(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        usual = {"replays": self._config.replays, "volatile": self._config.volatile}
+        return {name: usual[name] if said.get(name) is None else said[name] for name in usual}
+
     async def ask(self, name: str, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask a model's process something (see worker.operations)."""
+        if operation == "render":
+            arguments |= self._of_conversations(arguments)
         await self.ready(name)
         return await self.runtime.ask(name, operation, **arguments)

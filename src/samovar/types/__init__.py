@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samovar.types.chat import (
+    VOLATILE_RULES,
     Chat,
     Message,
     Tool,
@@ -58,6 +59,7 @@ __all__ = [
     "MAX_LOGPROBS",
     "MAX_STOPS",
     "MAX_STOP_LENGTH",
+    "VOLATILE_RULES",
     "Cached",
     "Chat",
     "Choice",

@@ -10,6 +10,9 @@ from samovar.errors import InvalidRequest
 Message = dict[str, Any]
 """In the shape of OpenAI's chat completions; `reasoning_content` holds an assistant's reasoning."""
 
+VOLATILE_RULES = ("billing", "date", "reminders")
+"""Names of the rules for what changes by itself, in the order in which they are applied."""
+
 Tool = dict[str, Any]
 """`{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
@@ -48,10 +51,12 @@ class Chat:
     """The last message is the beginning of the answer, which goes on behind it."""
     family: str | None = None
     """How to read what the model writes, by name (see docs/parsing.md); None: by its template."""
-    replays: bool = True
-    """Where a turn that was generated here comes back as text, take the tokens that it was."""
-    volatile: tuple[str, ...] = ()
-    """Rules for what changes from turn to turn without meaning to (see docs/stability.md)."""
+    replays: bool | None = None
+    """Where a turn that was generated here comes back as text, take the tokens that it was. None:
+    as the server's configuration says, else yes."""
+    volatile: tuple[str, ...] | None = None
+    """Rules for what changes from turn to turn without meaning to (see docs/stability.md), names
+    out of VOLATILE_RULES. None: as the server's configuration says, else none."""
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -88,7 +88,8 @@ class Replaying:
             )
 
         messages, form = plain_messages(chat.messages), self._formed(family, tuple(tools))
-        asked = Asked(messages, render, form, salt, chat.replays, chat.volatile)
+        replays = chat.replays is not False
+        asked = Asked(messages, render, form, salt, replays, chat.volatile or ())
         return self._replay.prompt(asked)
 
     def _formed(self, family: Family, tools: tuple[Tool, ...]) -> Form:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +45,11 @@ _MODES: dict[str, ToolChoice] = {
 }
 
 
-def chat_of(body: ConversationFields, signer: Signer) -> Chat:
-    """The conversation. Raises InvalidRequest for what cannot be served, naming its place."""
+def chat_of(body: ConversationFields, signer: Signer, usual: Sequence[str] = ()) -> Chat:
+    """The conversation. Raises InvalidRequest for what cannot be served, naming its place.
+
+    `usual`: volatile rules of the server's, besides this dialect's own, where the body names none.
+    """
     _refuse_servers(body)
     messages = Conversation(signer).read(body.messages, body.system)
     tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ()))
@@ -59,14 +63,18 @@ def chat_of(body: ConversationFields, signer: Signer) -> Chat:
         variables={"reasoning_effort": _EFFORTS[effort]} if effort else {},
         continues_last=messages[-1]["role"] == "assistant",
         replays=body.replays,
-        volatile=_VOLATILE if body.volatile is None else tuple(body.volatile),
+        volatile=tuple(dict.fromkeys([*_VOLATILE, *usual]))
+        if body.volatile is None
+        else tuple(body.volatile),
     )
 
 
 def request_of(
-    body: MessagesFields, signer: Signer, request_id: str, tenant: str
+    body: MessagesFields, signer: Signer, request_id: str, tenant: str, usual: Sequence[str] = ()
 ) -> GenerateRequest:
-    """The whole request. `tenant` is the owner of the key. Raises InvalidRequest.
+    """The whole request. `tenant` is the owner of the key; `usual` as in `chat_of`.
+
+    Raises InvalidRequest.
 
     What was computed for one user of a key serves the others, unless a salt keeps them apart:
     agents send another user_id in every session.
@@ -75,7 +83,7 @@ def request_of(
     return GenerateRequest(
         request_id,
         "",
-        chat=chat_of(body, signer),
+        chat=chat_of(body, signer, usual),
         sampling=_sampling(body),
         max_tokens=body.max_tokens or None,
         prefill_only=body.max_tokens == 0,

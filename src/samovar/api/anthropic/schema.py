@@ -112,7 +112,7 @@ class ConversationFields(Fields):
     container: str | dict[str, Any] | None = None
     volatile: Annotated[list[str], Field(max_length=MAX_RULES)] | None = None
     """Rules that hold prompts still (see docs/stability.md). No field of Anthropic's."""
-    replays: bool = True
+    replays: bool | None = None
     """Turns that were generated here are the tokens that they were. No field of Anthropic's."""
     cache_salt: Name | None = None
     """Share what was computed with requests of the same salt only. No field of Anthropic's."""

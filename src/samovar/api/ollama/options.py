@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from samovar.types import MAX_STOP_LENGTH, MAX_STOPS, Grammar, SamplingParams
 
+MAX_NAME = 512  # characters of a name
+_MAX_RULES = 64  # more than there are
+
+RuleName = Annotated[str, Field(max_length=MAX_NAME)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 _OF_LOADING = (
@@ -56,6 +60,15 @@ class Options(BaseModel):
     mirostat_tau: Annotated[float, Field(ge=0, le=1e6)] | None = None
     mirostat_eta: Annotated[float, Field(ge=0, le=1e6)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+
+    tool_choice: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    """`auto`, `required`, `none`, or a tool's name. This and what follows is ours."""
+    reasoning_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens of reasoning; then the answer has to begin."""
+    replays: bool | None = None
+    """Whether a turn that was generated here comes back as the tokens that it was; true."""
+    volatile: Annotated[list[RuleName], Field(max_length=_MAX_RULES)] | None = None
+    """Rules that hold prompts still (see docs/stability.md)."""
 
     @property
     def max_tokens(self) -> int | None:

@@ -13,11 +13,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from samovar.api.ollama.keeping import Keep, keep_of
 from samovar.api.ollama.messages import NO_IMAGES, decode_messages, decode_tools
-from samovar.api.ollama.options import Options, sampling_of
+from samovar.api.ollama.options import MAX_NAME, Options, sampling_of
 from samovar.errors import InvalidRequest
-from samovar.types import Chat, GenerateRequest, Grammar, SamplingParams
+from samovar.types import Chat, GenerateRequest, Grammar, SamplingParams, Tool, ToolChoice
 
-MAX_NAME = 512  # characters of a model's name
 _LEVELS = ("low", "medium", "high")
 _LOGPROBS = 20  # alternatives of a token, at most, as in Ollama
 _IDS = 2**22  # of a context that comes back; no model has a longer one
@@ -109,13 +108,31 @@ def grammar_of(form: str | Mapping[str, Any] | None) -> Grammar | None:
 
 def chat_request(body: ChatBody, request_id: str, tenant: str) -> GenerateRequest:
     """The request of a conversation. Raises InvalidRequest."""
+    options, tools = body.options or Options(), decode_tools(body.tools)
     chat = Chat(
         decode_messages(body.messages or ()),
-        tools=decode_tools(body.tools),
+        tools=tools,
+        tool_choice=_choice(options.tool_choice, tools),
         thinks=body.thinks,
+        reasoning_tokens=options.reasoning_tokens,
         variables=body.variables,
+        replays=options.replays,
+        volatile=None if options.volatile is None else tuple(options.volatile),
     )
     return text_request(body, request_id, tenant, chat)
+
+
+def _choice(wish: str | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    if wish is None or wish in ("auto", "none"):
+        return ToolChoice() if wish != "none" else ToolChoice("none")
+    if wish == "required" and tools:
+        return ToolChoice("required")
+    if wish not in [one.get("function", {}).get("name") for one in tools]:
+        raise InvalidRequest(
+            "options.tool_choice: demands a call of a tool that is not there; send the tool, or"
+            " say auto or none"
+        )
+    return ToolChoice("required", name=wish)
 
 
 def text_request(

@@ -17,7 +17,7 @@ from samovar.types import Chat, GenerateRequest
 ACCEPTED_OF_CHAT = ACCEPTED | {"modalities"}
 
 _MAX_MESSAGES = 16384  # longer conversations fit into no context
-_MAX_RULES = 64  # more than there are
+MAX_RULES = 64  # more than there are
 _MAX_LOGPROBS = 32  # alternatives, as many as the sampler reports
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -66,7 +66,7 @@ class ChatRequest(GenerationFields):
 
     replays: bool | None = None
     """Whether a turn that was generated here comes back as the tokens that it was; true."""
-    volatile: Annotated[list[Name], Field(max_length=_MAX_RULES)] | None = None
+    volatile: Annotated[list[Name], Field(max_length=MAX_RULES)] | None = None
     """Rules that hold prompts still (see docs/stability.md)."""
 
     @property
@@ -113,8 +113,8 @@ def _chat(body: ChatRequest) -> Chat:
         variables=variables,
         continues_last=bool(body.continue_final_message),
         family=body.tool_parser,
-        replays=body.replays is not False,
-        volatile=tuple(body.volatile or ()),
+        replays=body.replays,
+        volatile=None if body.volatile is None else tuple(body.volatile),
     )
 
 

@@ -118,6 +118,8 @@ def _chat(body: ResponsesBody, context: tuple[Item, ...], tools: Offered) -> Cha
         thinks=None if reasoning.effort is None else reasoning.effort != "none",
         reasoning_tokens=reasoning.max_tokens,
         variables=variables,
+        replays=body.replays,
+        volatile=None if body.volatile is None else tuple(body.volatile),
     )
 
 

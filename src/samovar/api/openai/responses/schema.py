@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from samovar.api.openai.chat_request import Effort
+from samovar.api.openai.chat_request import MAX_RULES, Effort
 from samovar.api.openai.checks import MAX_NAME
-from samovar.api.openai.generation import GenerationFields
+from samovar.api.openai.generation import GenerationFields, Name
 from samovar.api.openai.responses.tools import Wish
 from samovar.api.openai.tools import Mode, Tools
 
@@ -88,3 +88,6 @@ class ResponsesBody(GenerationFields):
     prompt_cache_key: Short | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables of the model's template; ours, and vLLM's."""
+    replays: bool | None = None
+    volatile: Annotated[list[Name], Field(max_length=MAX_RULES)] | None = None
+    """Both as in chats; ours."""
