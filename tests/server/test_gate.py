@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from samovar.server.keys import read_keys
 from samovar.server.rates import Account, Bucket
 from samovar.server.served import ServedModel
 from tests.server.conftest import mini
-from tests.server.serving import serving
+from tests.server.serving import PATIENCE, serving
 
-USER, ADMIN, FEW, POOR = (f"sk-{name}-0123456789" for name in ("user", "admin", "few", "poor"))
+USER, ADMIN, FEW, POOR, GOER = (
+    f"sk-{name}-0123456789" for name in ("user", "admin", "few", "poor", "goer")
+)
 
 KEYS = f"""
 [[keys]]
@@ -37,6 +40,11 @@ requests_per_minute = 2
 [[keys]]
 name = "poor"
 key = "{POOR}"
+tokens_per_minute = 10
+
+[[keys]]
+name = "goer"
+key = "{GOER}"
 tokens_per_minute = 10
 """
 
@@ -116,6 +124,23 @@ def test_tokens_per_minute(guarded: str) -> None:
     assert first.status_code == 200
     second = httpx.post(f"{guarded}/v1/completions", headers=bearer(POOR), json=body, timeout=60)
     assert second.status_code == 429
+
+
+def test_who_leaves_pays_for_what_was_generated(guarded: str) -> None:
+    url, who = f"{guarded}/v1/completions", bearer(GOER)
+    body = {
+        "model": "samovar-mini",
+        "prompt": "a b c d e f g h i",
+        "stream": True,
+        "ignore_eos": True,
+    }
+    with httpx.stream("POST", url, headers=who, json=body, timeout=60) as response:
+        assert response.status_code == 200
+        for _ in zip(range(60), response.iter_lines(), strict=False):
+            pass
+    deadline = time.monotonic() + PATIENCE
+    while httpx.post(url, headers=who, json={}).status_code != 429:
+        assert time.monotonic() < deadline
 
 
 def test_a_bucket_fills_with_time() -> None:

@@ -135,7 +135,7 @@ class Observers:
             if count:
                 self.prefill_tokens.add(count, model, source)
         self.prefill_tokens.add(max(0, usage.prompt_tokens - cached.total), model, "computed")
-        self.generated_tokens.add(usage.generated_tokens, model)
+        self.spend(request, model, usage.generated_tokens, usage.prompt_tokens)
         timings = usage.timings
         self.queue.observe(timings.queue_seconds, model)
         self.restore.observe(timings.restore_seconds, model)
@@ -143,10 +143,16 @@ class Observers:
         if usage.generated_tokens > 1:
             self.decode.observe(timings.decode_seconds, model)
             self.tpot.observe(timings.decode_seconds / (usage.generated_tokens - 1), model)
-        if request is not None and request.account is not None:
-            request.account.spend(usage.prompt_tokens + usage.generated_tokens)
         if self._tracer is not None:
             self._tracer.generated(request, model, outcome, usage)
+
+    def spend(
+        self, request: Current | None, model: str, generated: int, of_prompt: int = 0
+    ) -> None:
+        """So many tokens are whoever's asked, also where nobody waited for the end."""
+        self.generated_tokens.add(generated, model)
+        if request is not None and request.account is not None:
+            request.account.spend(of_prompt + generated)
 
 
 class Watch:
@@ -159,12 +165,15 @@ class Watch:
         self._last = time.monotonic()
         self._has_begun = False
         self._is_over = False
+        self._generated = 0
 
     def see(self, event: Event) -> None:
         """One more."""
         now = time.monotonic()
         gaps = self._observers.itl if self._has_begun else self._observers.ttft
-        if not isinstance(event, _DELTAS):
+        if isinstance(event, _DELTAS):
+            self._generated += len(event.tokens)
+        else:
             self._see_end(event)
         gaps.observe(now - self._last, self._model)
         self._has_begun, self._last = True, now
@@ -191,6 +200,7 @@ class Watch:
         self._is_over = True
         if usage is None:
             self._observers.requests.add(1, self._model, outcome)
+            self._observers.spend(self._request, self._model, self._generated)
         else:
             self._observers.generated(self._request, self._model, outcome, usage)
 
