@@ -185,10 +185,11 @@ class Chats:
             return grammar
         try:
             self._backend.compile_grammar(grammar)
-        except GrammarRejected as error:  # a schema may ask for what no grammar can hold
+        except GrammarRejected:  # a schema may ask for what no grammar can hold
             if asked is not None and form.starts_in_reasoning:
                 raise
-            logger.warning("calls, or reasoning, go without their grammar: %s", error)
+            # Not what it was: that names things of a client's tools.
+            logger.warning("calls, or reasoning, go without their grammar: none holds the schemas")
             return asked
         return grammar
 
