@@ -109,6 +109,10 @@ def cut_short(path: Path) -> None:
     path.write_bytes(MINI.read_bytes()[:30_000])
 
 
+def without_its_last_weights(path: Path) -> None:
+    path.write_bytes(MINI.read_bytes()[:-30_000])
+
+
 def folder(path: Path) -> None:
     path.mkdir()
 
@@ -117,7 +121,10 @@ def unreadable_text(path: Path) -> None:
     path.write_text("not a model at all")
 
 
-@pytest.mark.parametrize("make", [missing, broken, cut_short, folder, unreadable_text])
+@pytest.mark.parametrize(
+    "make",
+    [missing, broken, cut_short, without_its_last_weights, folder, unreadable_text],
+)
 def test_a_file_that_is_no_model_has_facts_that_say_so(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:

@@ -1,6 +1,6 @@
 """Reads what is known of models from the headers of their files, and remembers it.
 
-Reading a header takes up to some tens of milliseconds, and is done on another thread. What was
+Reading and judging a header takes up to 0.1 s, and is done on another thread. What was
 read is remembered for as long as the files are the same. A file that is missing or broken has
 facts that say so; nothing here fails.
 """
@@ -93,6 +93,7 @@ def _read(file: Path) -> _Known:
     identity = _identity(file)
     try:
         header = gguf.read_header(file)
+        gguf.check(header)
         files = tuple((part.path, part.identity) for part in header.parts)
         return _Known(files, _facts(header), _plain(header))
     except SamovarError as error:
