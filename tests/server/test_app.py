@@ -7,3 +7,9 @@ import httpx
 
 def test_health(server: str) -> None:
     assert httpx.get(f"{server}/health").json() == {"status": "ok"}
+
+
+def test_whoever_only_looks_whether_it_is_there(server: str) -> None:
+    for path in ("/health", "/ready", "/", "/api/version"):
+        response = httpx.head(server + path)
+        assert (response.status_code, response.content) == (200, b""), path

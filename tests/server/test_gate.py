@@ -178,6 +178,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ("keys = []", "there is none"),
         ("[[keys]]\nname = 'a'", "needs either key or sha256"),
         ("[[keys]]\nname = 'a'\nkey = 'short'", "fewer than 16"),
+        ("[[keys]]\nname = 'a'\ntenant = ''\nkey = '0123456789abcdef'", "a tenant with a name"),
         ("[[keys]]\nname = 'a'\nsha256 = 'beef'", "64 hex digits"),
         ("[[keys]]\nname = ''\nkey = '0123456789abcdef'", "needs a name"),
         ("[[keys]]\nname = 'a'\nkey = '0123456789abcdef'\nscopes = ['all']", "inference and admin"),

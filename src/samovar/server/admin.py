@@ -42,7 +42,11 @@ class OfPrompt(OfModel):
         None, description="A conversation, through the model's template."
     )
     tools: list[dict[str, Any]] = []
-    salt: str | None = Field(None, description="As `cache_salt` of a request. Default: the key's.")
+    salt: str | None = Field(
+        None,
+        description="Whose blocks: a tenant, or for a `cache_salt` of its requests"
+        " `LENGTH:TENANT/SALT`, with the length of the tenant's name. Default: the key's tenant.",
+    )
 
 
 class OfSession(OfModel):

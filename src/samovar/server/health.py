@@ -22,11 +22,13 @@ _LOOK_SECONDS = 2.0  # for a worker to answer between two steps; who counts does
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)
 async def health() -> dict[str, str]:
     """Whether the server is there."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses={503: {"description": "Models are still being loaded."}})
 async def ready(request: Request) -> JSONResponse:
     """Whether what is to be loaded at the start is, and the state of each model."""

@@ -124,6 +124,8 @@ def _checked(path: Path, entries: list[_Entry]) -> list[Key]:
 def _problem(entry: _Entry) -> str:
     if not entry.name:
         return "needs a name"
+    if entry.tenant == "":  # whose salts would be anybody's
+        return "needs a tenant with a name, or none at all"
     if (entry.key is None) == (entry.sha256 is None):
         return "needs either key or sha256"
     if entry.key is not None and len(entry.key) < _LEAST_KEY:
