@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from samovar.config import WorkerConfig
 from samovar.runtime.runtime import Runtime
-from samovar.types import Finished
+from samovar.types import Failed, Finished, TextDelta
 from tests.runtime.faulty_worker import trigger
 from tests.runtime.serving import (
     PATIENCE,
@@ -172,3 +172,21 @@ def test_unloading_while_there_is_no_worker_ends_everything_at_once(place: Place
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def test_a_request_of_which_nobody_takes_anything_is_ended(place: Place) -> None:
+    async def main() -> None:
+        async with serving(place, config=configured(), seconds=0.001) as runtime:
+            stream = runtime.generate("a", request(1, max_tokens=400), most_waiting=8)
+            async with aclosing(stream) as events:
+                first = await anext(events)
+                assert isinstance(first, TextDelta)
+                async with asyncio.timeout(PATIENCE):
+                    while not await is_empty(runtime):  # noqa: ASYNC110 - no event tells
+                        await asyncio.sleep(0.01)
+                rest = [event async for event in events]
+            assert isinstance(rest[-1], Failed)
+            assert rest[-1].code == "overloaded"
+            assert len(rest) <= 16
+
+    asyncio.run(main())

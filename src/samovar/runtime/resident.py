@@ -149,7 +149,7 @@ class Resident:
 
     # ---- requests -----------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: Request, most_waiting: int | None = None) -> Ticket:
         """Take a request. Raises InvalidRequest for an id in use, Overloaded, WorkerLost."""
         self._require_up()
         if len(self._tickets) >= _MOST_OPEN:
@@ -157,7 +157,7 @@ class Resident:
         if request.request_id in self._tickets:
             raise InvalidRequest("another request with this id is not finished yet")
         loop = asyncio.get_running_loop()
-        ticket = Ticket(with_seed(request), loop.time())
+        ticket = Ticket(with_seed(request), loop.time(), most_waiting)
         self._tickets[request.request_id] = ticket
         if request.timeout_seconds is not None:
             ticket.timer = loop.call_later(request.timeout_seconds, self._expire, ticket)
@@ -286,10 +286,15 @@ class Resident:
 
     def _hear(self, request_id: str, event: Any) -> None:  # noqa: ANN401 - any event
         ticket = self._tickets.get(request_id)
-        if ticket is not None and ticket.take(event):
+        if ticket is None:
+            return
+        if ticket.take(event):
             if ticket.is_over:
                 self._close(ticket)
             self._send_what_may_go()
+        elif ticket.is_neglected:
+            self.cancel(ticket)
+            self._fail(ticket, Overloaded("nobody took what came of the request; it was ended"))
 
     # ---- deaths -------------------------------------------------------------------------------
 

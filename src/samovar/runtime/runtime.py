@@ -227,15 +227,18 @@ class Runtime:
 
     # ---- requests -----------------------------------------------------------------------------
 
-    async def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, name: str, request: Request, most_waiting: int | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Serve a request; the last event is terminal, and there is exactly one.
 
-        What is wrong with the request is its Failed event. Leaving early cancels it. Raises
-        ModelNotFound, and InvalidRequest for an id that is in use.
+        What is wrong with the request is its Failed event. Leaving early cancels it, and so does
+        leaving more than `most_waiting` events untaken. Raises ModelNotFound, and InvalidRequest
+        for an id that is in use.
         """
         resident = self._resident(name)
         try:
-            ticket = resident.submit(request)
+            ticket = resident.submit(request, most_waiting)
         except InvalidRequest:
             raise
         except SamovarError as error:

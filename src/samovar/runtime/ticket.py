@@ -40,6 +40,8 @@ class Ticket:
 
     request: Request
     began: float
+    most_waiting: int | None = None
+    """How many events may wait to be fetched; None: as many as come."""
     generated: list[list[int]] = field(default_factory=list)
     """By choice: the ids that came out."""
     num_scored: int = 0
@@ -60,7 +62,7 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
     """Of its deadline, for when no worker has it."""
     _unfetched: list[Event] = field(default_factory=list)
-    """What came out; it ends with the terminal event. As long as its answer may be, at most."""
+    """What came out; it ends with the terminal event."""
     _fetcher: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +80,11 @@ class Ticket:
     def is_suspect(self) -> bool:
         """Whether it may be what killed a worker."""
         return self.blame >= 1 and not self.is_over
+
+    @property
+    def is_neglected(self) -> bool:
+        """Whether more waits than may."""
+        return self.most_waiting is not None and len(self._unfetched) > self.most_waiting
 
     def suspicion(self) -> tuple[float, int, float]:
         """Of suspects, who is tried first: who was before, then who got least far, the newest."""

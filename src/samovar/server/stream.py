@@ -1,11 +1,11 @@
 """From events to a response: streamed or in one piece, cancelled when the client goes.
 
-    events ──pump──> at most MAX_BUFFERED of them ──> Encoder ──> one write for all that is there
+    events ──> Encoder ──> a message for each, as it comes
 
-A task of its own fetches events; whoever writes takes all that have come at once. So there is one
-write per step and stream, and a client that goes is noticed whatever is being waited for: the
-pump is cancelled, and with it the request. Who writes is a task as well, because to wake the one
-that serves the request means to go through all the layers it is in, for each token.
+One task takes events, encodes and writes; what waits for a client meanwhile, waits with the request
+(see Served.generate), and the loop puts what is written at once into one packet. It is not the task
+that serves the request: to wake that one means to go through all the layers it is in, for each
+token. Another one waits for the client to go, and cancels the first, and with it the request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -31,8 +31,6 @@ HOLD_SECONDS = 5.0
 """So long an answer's status is held back: what goes wrong meanwhile is a status, not an event."""
 PING_SECONDS = 15.0
 """Between two signs of life while a long prompt is computed: proxies and clients give up sooner."""
-MAX_BUFFERED = 8192
-"""Events that wait for a client which takes none: some megabytes. Then its request is cancelled."""
 
 _LAST_SECONDS = 1.0  # for the last event of a stream that is cut off: its client may take nothing
 
@@ -113,51 +111,82 @@ class EventStream(StreamingResponse):
         self._encoder = encoder
         self._failures = failures
         self._has_begun = False
+        self._is_silent = True
+        """Nothing was written since the timer was last there."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._sign: asyncio.Task[None] | None = None
+        """Writes a sign of life, which nothing must overtake."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises ClientGone."""
-        feed = _Feed(self._events)
         gone = asyncio.ensure_future(_disconnected(receive))
-        gone.add_done_callback(feed.leave)
-        writer = asyncio.ensure_future(self._answer(feed, scope, receive, send))
+        writer = asyncio.ensure_future(self._answer(scope, receive, send))
+        gone.add_done_callback(lambda _: writer.cancel())
+        self._start_timer(HOLD_SECONDS, send)
         try:
             await writer
-            if feed.is_left:
-                raise ClientGone
         except asyncio.CancelledError:
-            if self._has_begun and not feed.is_left:
+            if gone.done():
+                raise ClientGone from None
+            if self._has_begun:
                 await self._cut_off(send)
             raise
         finally:
-            await _end(writer, feed.task, gone)
+            if self._timer is not None:
+                self._timer.cancel()
+            await _end(writer, gone, *([self._sign] if self._sign else []))
 
-    async def _answer(self, feed: _Feed, scope: Scope, receive: Receive, send: Send) -> None:
-        batch = await feed.first(HOLD_SECONDS)
-        if batch and isinstance(batch[0], Failed):
-            response = respond_failure(self._failures(batch[0]), batch[0])
-            await response(scope, receive, send)
-            return
-        if feed.is_left:
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(_told(self._events)) as events:
+            async for event in events:
+                if self._sign is not None:
+                    await self._sign
+                if not self._has_begun:
+                    if isinstance(event, Failed):
+                        response = respond_failure(self._failures(event), event)
+                        await response(scope, receive, send)
+                        return
+                    await self._begin(send)
+                data, is_last = self._encoded(event)
+                self._is_silent = False
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                if is_last:
+                    break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
         self._has_begun = True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        is_last = False
-        while not is_last and not feed.is_left:
-            data, is_last = self._encoded(batch, is_last=feed.is_over)
-            if data or is_last:
-                await send({"type": "http.response.body", "body": data, "more_body": not is_last})
-            if not is_last:
-                batch = await feed.take()
 
-    def _encoded(self, batch: list[Event], *, is_last: bool) -> tuple[bytes, bool]:
-        """The bytes of what has come, and whether they are the last."""
-        if not batch:
-            return b"" if is_last else self._encoder.ping(), is_last
+    def _encoded(self, event: Event) -> tuple[bytes, bool]:
+        """The bytes of an event, and whether nothing can follow them."""
         try:
-            return b"".join(map(self._encoder.feed, batch)), is_last
+            return self._encoder.feed(event), False
         except Exception:
             logger.exception("an event could not be encoded")
             return self._encoder.feed(internal_failure()), True
+
+    # ---- signs of life ------------------------------------------------------------------------
+
+    def _start_timer(self, seconds: float, send: Send) -> None:
+        """One timer for a whole stream: one for every event would cost more than the event."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look, send)
+
+    def _look(self, send: Send) -> None:
+        if self._is_silent and (self._sign is None or self._sign.done()):
+            self._sign = asyncio.ensure_future(self._ping(send))
+        self._is_silent = True
+        self._start_timer(PING_SECONDS / 2, send)
+
+    async def _ping(self, send: Send) -> None:
+        if not self._has_begun:
+            await self._begin(send)
+        data = self._encoder.ping()
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    # ---- the end ------------------------------------------------------------------------------
 
     async def _cut_off(self, send: Send) -> None:
         """The server ends, and this did not in the time that there was."""
@@ -168,86 +197,17 @@ class EventStream(StreamingResponse):
             await asyncio.wait_for(send(message), _LAST_SECONDS)
 
 
-class _Feed:
-    """Events as they come, for one who takes all that there are at once."""
-
-    def __init__(self, events: AsyncIterator[Event]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[Event] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._has_ended = False
-        self._ticks = 0
-        """Since something was taken."""
-        self._timer: asyncio.TimerHandle | None = None
-        self.is_left = False
-        """Nobody is there to take anything."""
-        self.task = self._loop.create_task(self._pump(events))
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all there was has been taken."""
-        return self._has_ended and not self._waiting
-
-    async def first(self, seconds: float) -> list[Event]:
-        """What comes first; nothing if that takes longer."""
-        timer = self._loop.call_later(seconds, self._wake)
-        try:
-            return await self.take()
-        finally:
-            timer.cancel()
-            self._tick()
-
-    async def take(self) -> list[Event]:
-        """What comes next; nothing at the end, and when nothing came for PING_SECONDS."""
-        if not self._waiting and not self._has_ended and not self.is_left:
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        taken, self._waiting = self._waiting, []
-        self._ticks = 0
-        return taken
-
-    def leave(self, gone: asyncio.Future[Any] | None = None) -> None:
-        """Nobody takes anything any more: end the request."""
-        if gone is None or not gone.cancelled():
-            self.is_left = True
-            self.task.cancel()
-            self._wake()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def _tick(self) -> None:
-        """One timer for a whole stream: one for every event would cost more than the event."""
-        if self._ticks:
-            self._wake()
-        self._ticks += 1
-        if not self._has_ended:
-            self._timer = self._loop.call_later(PING_SECONDS / 2, self._tick)
-
-    async def _pump(self, events: AsyncIterator[Event]) -> None:
-        try:
-            async for event in events:
-                self._waiting.append(event)
-                if len(self._waiting) > MAX_BUFFERED:
-                    logger.warning("a client takes nothing of its answer; its request is cancelled")
-                    self.is_left = True
-                    break
-                self._wake()
-        except SamovarError as error:
-            self._waiting.append(failed_of(error))
-        except Exception:
-            logger.exception("a request failed")
-            self._waiting.append(internal_failure())
-        finally:
-            self._has_ended = True
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wake()
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
+async def _told(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """The same events; what is raised instead of one is told as the last."""
+    try:
+        async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
+            async for event in stream:
+                yield event
+    except SamovarError as error:
+        yield failed_of(error)
+    except Exception:
+        logger.exception("a request failed")
+        yield internal_failure()
 
 
 async def _never() -> AsyncIterator[bytes]:
