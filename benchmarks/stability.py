@@ -25,6 +25,7 @@ from benchmarks.stability_clients import CLIENTS, Prompt, Tool
 from benchmarks.stability_models import KINDS, model_of
 
 _CONTEXT = 8192
+_PARTS_MADE, _PARTS_REAL = 4, 12  # of a system prompt: 1,400 and 1,900 tokens without tools
 # Of all arguments there are so many: where parameters are no JSON, a text has no greatest length.
 _WORD = {"type": "string", "enum": ["def heat(water)", "tea leaves", 'say "no" & <why>']}
 _TOOLS = (
@@ -148,8 +149,9 @@ def measured(
         for client in clients:
             for replays in ways:
                 whose = f"{client}, {'with' if replays else 'without'} replay."
-                system = system_prompt(whose, 12 if kind.vocabulary else 4)
-                talk = CLIENTS[client](url, name, system, _TOOLS, replays, kind.always_reasons)
+                parts = _PARTS_REAL if kind.vocabulary else _PARTS_MADE
+                system = system_prompt(whose, parts + (0 if kind.shows_tools else 2))
+                talk = CLIENTS[client](url, name, system, _TOOLS, replays, kind.reasons)
                 with closing(talk):
                     talk.lead(_TURNS)
                 yield Measured(name, client, replays, tuple(talk.prompts))

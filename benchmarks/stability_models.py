@@ -34,29 +34,31 @@ class Kind:
     """Tokens that end generation."""
     control: tuple[str, ...] = ()
     """Control tokens that are not in the source."""
-    always_reasons: bool = False
-    """Prompts begin reasoning, whatever was asked for."""
+    shows_tools: bool = True
+    """Tools stand in the prompt."""
+    reasons: bool = False
+    """It stays on: prompts open it whatever was asked for, or say more where it is off."""
     vocabulary: str = ""
     """The real one, where it lies beside the repository; else one is made."""
 
 
-_DEEPSEEK = Kind(("<\uff5cend\u2581of\u2581sentence\uff5c>",))
+_DEEPSEEK = Kind(("<\uff5cend\u2581of\u2581sentence\uff5c>",), shows_tools=False)
 _GRANITE = Kind(("<|end_of_text|>",))
 _MISTRAL = Kind(("</s>",), ("</s>", "<s>"))
 _LLAMA = Kind(vocabulary="llama-bpe")
 KINDS = {
-    "ByteDance-Seed-OSS": Kind(("<seed:eos>",)),
+    "ByteDance-Seed-OSS": Kind(("<seed:eos>",), reasons=True),
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": Kind(("<|END_OF_TURN_TOKEN|>",)),
     "GLM-4.6": Kind(("<|endoftext|>", "<|user|>", "<|observation|>")),
     "Kimi-K2-Instruct": Kind(),
     "LFM2-8B-A1B": Kind(control=("<|tool_call_start|>", "<|tool_call_end|>")),
-    "MiniMax-M2": Kind(("[e~[",), always_reasons=True),
+    "MiniMax-M2": Kind(("[e~[",), reasons=True),
     "Mistral-Small-3.2-24B-Instruct-2506": _MISTRAL,
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": Kind(),
     "Qwen-Qwen2.5-7B-Instruct": Kind(vocabulary="qwen2"),
     "Qwen-Qwen3-0.6B": Kind(),
     "Qwen3-Coder": Kind(),
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": replace(_DEEPSEEK, always_reasons=True),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": replace(_DEEPSEEK, reasons=True),
     "deepseek-ai-DeepSeek-V3.1": _DEEPSEEK,
     "google-gemma-4-31B-it": Kind(("<turn|>",)),
     "ibm-granite-granite-3.3-2B-Instruct": _GRANITE,
