@@ -5,8 +5,8 @@ process wants the cores it is ruinous, because the thread that everyone waits fo
 those that wait keep its core busy. How long it spins is read once, when it loads. But it spins a
 hundred rounds and no more while it has more threads than there are cores (`gomp_managed_threads`
 and `gomp_throttled_spin_count_var` in its sources), and none where the environment says so
-(`ipc.environment`). Threads that sleep count: so a team of idle ones, held by a thread of ours, is a
-switch that can be turned at any time.
+(`ipc.environment`). Threads that sleep count, so a team of idle ones, held by a thread of ours, is
+a switch that can be turned at any time.
 
 Which way it is turned follows from what the kernel says: that threads of this process were ready to
 run and had no core (`/proc/self/task/*/schedstat`) ends the spinning; that others leave it enough
