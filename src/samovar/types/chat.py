@@ -27,6 +27,10 @@ class ToolChoice:
     is_parallel: bool = True
     """Whether there may be several calls in a turn."""
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "required", "none"):
+            raise InvalidRequest("tool_choice must be auto, required, none or the name of a tool")
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:
@@ -62,7 +66,8 @@ class Chat:
         if not self.messages:
             raise InvalidRequest("messages must hold at least one message")
         budget = self.reasoning_tokens
-        if budget is not None and (isinstance(budget, bool) or budget < 0):
+        is_whole = isinstance(budget, int) and not isinstance(budget, bool)
+        if budget is not None and not (is_whole and budget >= 0):
             raise InvalidRequest("reasoning_tokens must be 0 or more")
         if self.continues_last and self.messages[-1].get("role") != "assistant":
             raise InvalidRequest("only a last message of the assistant's can be continued")
