@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from samovar.errors import InvalidRequest
@@ -13,9 +11,9 @@ USER = {"role": "user", "content": "hello"}
 
 
 @pytest.mark.parametrize("budget", [-1, True, 1.5, "x"])
-def test_a_budget_is_a_whole_number(budget: Any) -> None:
+def test_a_budget_is_a_whole_number(budget: object) -> None:
     with pytest.raises(InvalidRequest, match="reasoning_tokens"):
-        Chat((USER,), reasoning_tokens=budget)
+        Chat((USER,), reasoning_tokens=budget)  # type: ignore[arg-type]
     assert Chat((USER,), reasoning_tokens=0).reasoning_tokens == 0
 
 
