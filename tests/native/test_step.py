@@ -215,8 +215,10 @@ def test_decode_one_without_room_has_not_moved_its_sampler(models: Models) -> No
         backend.configure_sampler(SamplingParams(temperature=1.0, seed=5))
         put(backend, 1, prompt(192))
         backend.prefill(prompt(60))
-        backend.seq_rm(1)
-        assert drawn == [backend.decode_one().token for _ in range(8)]
+        again = [backend.decode_one().token for _ in range(4)]
+        backend.seq_rm(1)  # when it went before: in the pool others' cells count in the last bits
+        again += [backend.decode_one().token for _ in range(4)]
+    assert drawn == again
 
 
 @pytest.mark.parametrize("kind", GENERATING_KINDS)
