@@ -60,19 +60,19 @@ def test_an_answer_streamed_is_the_answer_in_one_piece(client: openai.OpenAI) ->
 
 
 def test_asynchronous_clients_are_answered_side_by_side(server: str) -> None:
-    async def ask(client: openai.AsyncOpenAI, seed: int) -> str:
+    async def ask(client: openai.AsyncOpenAI) -> str:
         stream = await client.chat.completions.create(
-            model=MODEL, messages=QUESTION, seed=seed, max_tokens=20, stream=True
+            model=MODEL, messages=QUESTION, temperature=0, max_tokens=20, stream=True
         )
         return answer_of([chunk async for chunk in stream])
 
     async def ask_all() -> list[str]:
         async with openai.AsyncOpenAI(api_key="x", base_url=f"{server}/v1") as client:
-            return await asyncio.gather(*(ask(client, seed) for seed in (1, 2, 3, 1)))
+            return await asyncio.gather(*(ask(client) for _ in range(4)))
 
     answers = asyncio.run(ask_all())
-    assert all(answers)
-    assert answers[0] == answers[3]
+    assert answers[0]
+    assert len(set(answers)) == 1
 
 
 def test_usage_is_told_at_the_end_of_a_stream_and_cached_tokens_in_it(
