@@ -233,41 +233,6 @@ def test_nothing_is_written_behind_what_was_refused_however_far(tmpfs: Path) -> 
         small.close()
 
 
-def test_tmpfs_is_read_while_the_thread_writes_to_disk_and_bad_files_go_all_the_same(
-    tmpfs: Path, files: Slow
-) -> None:
-    quick = FileTier(tmpfs / "quick", MODEL, 2**30, is_durable=False)
-    (tmpfs / "quick").mkdir(mode=0o700)
-    quick.open()
-    transfer = Transfer({Tier.SHM: quick, DISK: files}, 2**26)
-    try:
-        blocks = chain(40)
-        for block in blocks:
-            assert transfer.write(Tier.SHM, block)
-        drained(transfer)
-        bad = file_of(quick, blocks[7])
-        bad.write_bytes(bad.read_bytes()[:-1] + b"?")
-        write(transfer, blocks[:1])
-        assert files.has_come.wait(FLUSH_SECONDS)  # the thread stands before the disk
-        for ticket, block in enumerate(blocks):
-            transfer.read(ticket, Tier.SHM, name_of(block.head), MODEL.digest)
-        found: list[ReadDone] = []
-        while len(found) < len(blocks):
-            transfer.wait(FLUSH_SECONDS)
-            found += [one for one in transfer.completions() if isinstance(one, ReadDone)]
-        came = {one.ticket: one for one in found}
-        for ticket, block in enumerate(blocks):
-            got = came[ticket].block
-            assert got is not None and same(got, block) if ticket != 7 else got is None
-        files.may_go_on.set()
-        drained(transfer)
-        assert not bad.exists()
-    finally:
-        files.may_go_on.set()
-        transfer.close(FLUSH_SECONDS)
-        quick.close()
-
-
 def test_what_is_not_needed_goes_for_those_behind_it(tmpfs: Path) -> None:
     """Room is made in the order in which it was offered, over groups, until it is spared."""
     files = tier(tmpfs, budget=100_000, is_durable=False)

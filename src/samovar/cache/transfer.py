@@ -2,9 +2,6 @@
 
     engine thread ── read, write, delete ──> [ i/o thread ] ── completions ──> engine thread
 
-Blocks on tmpfs are copied by a second thread as well: their pages lie all over the memory, so that
-one thread takes longer to gather them than to do everything else with them. It does nothing else.
-
 Nothing here waits for the disk but the thread itself. Writes stand in a queue of bounded bytes;
 one that does not fit is refused at once. Whatever goes wrong with a file comes back as the cause of
 a read or write that was not done.
@@ -13,7 +10,6 @@ a read or write that was not done.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -104,17 +100,12 @@ class Transfer:
         self._refused: dict[tuple[Tier, Key], None] = {}
         self._named: dict[Tier, list[Name]] = {}
         self._queued = 0
-        self._busy = 0
-        """Threads that are at work."""
+        self._is_busy = False
         self._is_closing = False
         self._done: deque[Completion] = deque()
         self._thread = threading.Thread(target=self._run, name="samovar-cache", daemon=True)
         if self._tiers or sample is not None:
             self._thread.start()
-        self._helper: threading.Thread | None = None
-        if Tier.SHM in self._tiers and (os.cpu_count() or 1) > 1:
-            self._helper = threading.Thread(target=self._help, name="samovar-shm", daemon=True)
-            self._helper.start()
 
     # ---- from the engine's thread -------------------------------------------------------------
 
@@ -200,13 +191,12 @@ class Transfer:
             self._reads.clear()
             self._writes.clear()
             self._changed.notify_all()
-        for thread in (self._thread, self._helper):
-            if thread is not None and thread.ident is not None:
-                thread.join(seconds + 1.0)
+        if self._thread.ident is not None:
+            self._thread.join(seconds + 1.0)
         return is_done
 
     def _has_work(self) -> bool:
-        return bool(self._reads or self._jobs or self._writes or self._busy)
+        return bool(self._reads or self._jobs or self._writes or self._is_busy)
 
     # ---- on the thread ------------------------------------------------------------------------
 
@@ -218,9 +208,9 @@ class Transfer:
             began = time.monotonic()
             if began >= due:
                 for tier in self._tiers:
-                    self._guarded(partial(self._look, tier))
+                    self._carry_out(partial(self._look, tier))
                 if self._sample is not None:
-                    self._guarded(partial(self._take_sample, self._sample))
+                    self._carry_out(partial(self._take_sample, self._sample))
                 took = time.monotonic() - began
                 due = began + max(_LOOK_SECONDS, took / _LOOK_SHARE)
 
@@ -229,7 +219,7 @@ class Transfer:
         with self._changed:
             if not self._has_work() and not self._is_closing:
                 self._changed.wait(_LOOK_SECONDS)
-            self._busy += 1
+            self._is_busy = True
             if self._reads:
                 read = self._reads.popleft()
                 return partial(self._read, read)
@@ -238,23 +228,8 @@ class Transfer:
             if self._writes and not self._is_closing:
                 group = self._group()
                 return partial(self._write, group)
-            self._busy -= 1
+            self._is_busy = False
             return _CLOSED if self._is_closing else None
-
-    def _help(self) -> None:
-        while True:
-            with self._changed:
-                while not self._is_closing and not self._has_quick_read():
-                    self._changed.wait()
-                if self._is_closing:
-                    return
-                self._busy += 1
-                read = self._reads.popleft()
-            self._carry_out(partial(self._peek, read))
-
-    def _has_quick_read(self) -> bool:
-        """Whether the next read is of what lies in memory anyway."""
-        return bool(self._reads) and self._reads[0].tier is Tier.SHM
 
     def _group(self) -> list[_Write]:
         """Writes to one tier that are published together, in the order in which they came."""
@@ -270,20 +245,15 @@ class Transfer:
         return taken
 
     def _carry_out(self, work: Callable[[], None]) -> None:
-        """Work that was taken."""
-        try:
-            self._guarded(work)
-        finally:
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
-
-    def _guarded(self, work: Callable[[], None]) -> None:
         """One thing that went wrong must not end the thread that everything waits for."""
         try:
             work()
         except Exception:
             logger.exception("file work of the cache failed; its blocks are computed again")
+        finally:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
 
     def _read(self, read: _Read) -> None:
         block, cause = None, "internal"
@@ -293,19 +263,6 @@ class Transfer:
             cause = error.cause
         except BadBlock as error:
             cause = error.cause
-        finally:
-            self._done.append(ReadDone(read.ticket, block, "" if block else cause))
-
-    def _peek(self, read: _Read) -> None:
-        """A read beside the thread that owns the directory: only it puts bad files aside."""
-        tier, block, cause = self._tiers[read.tier], None, "internal"
-        try:
-            block = tier.peek(read.name, read.namespace)
-        except Missing as error:
-            cause = error.cause
-        except BadBlock as error:
-            cause = error.cause
-            self.do(partial(tier.set_aside, read.name))
         finally:
             self._done.append(ReadDone(read.ticket, block, "" if block else cause))
 

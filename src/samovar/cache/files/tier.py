@@ -201,14 +201,10 @@ class FileTier:
         Missing, or BadBlock for anything that is not the block: the file is in quarantine then.
         """
         try:
-            return self.peek(name, namespace, buffer)
+            return read_block(self._folder, name, namespace, self._space(buffer))
         except BadBlock:
-            self.set_aside(name)
+            self._set_aside(name)
             raise
-
-    def peek(self, name: Name, namespace: bytes, buffer: memoryview | None = None) -> Block:
-        """As `read`, on any thread: what is not the block stays where it is (see `set_aside`)."""
-        return read_block(self._folder, name, namespace, self._space(buffer))
 
     def find(self, names: Iterable[Name]) -> list[Entry]:
         """Those that are there: what another process published, without listing everything."""
@@ -361,7 +357,7 @@ class FileTier:
         whole = buffer.cast("B")
         return lambda size: whole[:size] if size <= len(whole) else self._buffers.take(size)
 
-    def set_aside(self, name: Name) -> None:
+    def _set_aside(self, name: Name) -> None:
         """Move a bad file away; a miss is not made to wait for the lock."""
         quarantine.put(self._folder, str(name))
         with suppress(Locked, OSError), self._ledger.held(patience=0) as account:
