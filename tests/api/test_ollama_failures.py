@@ -6,20 +6,9 @@ import json
 
 import pytest
 
-from samovar import errors
 from samovar.api.ollama.failures import failure
-from samovar.api.status import STATUS
 from samovar.types import Failed
-
-
-def codes() -> set[str]:
-    """Of every exception, and of what only a server has."""
-    found, waiting = set(STATUS), [errors.SamovarError]
-    while waiting:
-        one = waiting.pop()
-        found.add(one.code)
-        waiting.extend(one.__subclasses__())
-    return found
+from tests.api.codes import codes
 
 
 @pytest.mark.parametrize("code", sorted(codes()))

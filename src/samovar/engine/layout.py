@@ -16,7 +16,6 @@ from samovar.native.context import ContextOptions
 
 KvLayout = Literal["auto", "lanes", "pool"]
 
-DEFAULT_SEQUENCES = 4
 _SHARE = 0.5  # of what is free: the rest is for the weights' page cache, prompts and everyone else
 
 

@@ -259,11 +259,6 @@ class Header:
         return self.integer(self.of_arch("rope.dimension_count"))
 
     @property
-    def rope_scaling(self) -> str | None:
-        """How positions beyond the trained context are scaled: `linear`, `yarn`, `longrope`."""
-        return self.text(self.of_arch("rope.scaling.type"))
-
-    @property
     def pooling(self) -> str | None:
         """How an embedding model makes one vector of many: `mean`, `cls`, `last`, `rank`."""
         return POOLING_TYPES.get(self.integer(self.of_arch("pooling_type")) or 0)

@@ -244,12 +244,6 @@ class Context:
 
     # ---- settings -----------------------------------------------------------------------------
 
-    def set_threads(self, count: int) -> None:
-        """Use `count` threads from the next call on, for single rows and for batches."""
-        if not 1 <= count <= MAX_THREADS:
-            raise InvalidRequest(f"threads must be between 1 and {MAX_THREADS}")
-        ll.llama_set_n_threads(self.handle.pointer, count, count)
-
     def set_adapters(self, adapters: list[tuple[Handle, float]]) -> None:
         """Replace the attached set: (adapter, scale) each. What is attached is not freed."""
         count = len(adapters)
