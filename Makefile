@@ -17,6 +17,8 @@
 
 PYTHON ?=
 SCALE ?= ci
+# Of one test, and a hang is found by it; thousands of examples take longer.
+TEST_SECONDS ?= 300
 PROMPT ?= What is the capital of France?
 
 VENV := .venv
@@ -38,9 +40,10 @@ run: setup
 	@$(BIN)/python scripts/demo.py .build/demo "$$DEMO_PROMPT"
 
 test: check
-	SAMOVAR_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest
+	SAMOVAR_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest --timeout $(TEST_SECONDS)
 
 test-long: SCALE = full
+test-long: TEST_SECONDS = 7200
 test-long: tools-setup test
 
 check: test-setup

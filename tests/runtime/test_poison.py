@@ -81,7 +81,7 @@ def test_two_culprits_at_once_are_both_found(place: Place) -> None:
 
 def ticket(*, blame: float = 1.0, died_at: int = 0) -> Ticket:
     async def made() -> Ticket:
-        return Ticket(request(1), 0.0, blame=blame, died_at=died_at)
+        return Ticket(request(1), 0.0, lambda _: None, blame=blame, died_at=died_at)
 
     return asyncio.run(made())
 
@@ -119,7 +119,7 @@ def test_one_kill_from_outside_makes_no_suspects() -> None:
 
 def test_what_is_no_text_is_a_suspect_until_it_ends() -> None:
     async def main() -> None:
-        one = Ticket(EmbedRequest("e", ("x",)), 0.0, blame=1.0)
+        one = Ticket(EmbedRequest("e", ("x",)), 0.0, lambda _: None, blame=1.0)
         assert one.is_suspect
         one.fail("overloaded", "later", retryable=True)
         assert not one.is_suspect

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from samovar.errors import WorkerLost
 from samovar.server.merging import merged
-from samovar.types import Event, Failed, TextDelta
+from samovar.types import Burst, Event, Failed, TextDelta
 from tests.conftest import scaled
 
 
@@ -22,15 +22,15 @@ class Streams:
         self.running = 0
         self.most = 0
 
-    async def of(self, name: str, size: int, end: Event | None = None) -> AsyncIterator[Event]:
+    async def of(self, name: str, size: int, end: Event | None = None) -> AsyncIterator[Burst]:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
             for number in range(size):
                 await asyncio.sleep(0)
-                yield TextDelta(name, str(number), ())
+                yield [TextDelta(name, str(number), ())]
             if end is not None:
-                yield end
+                yield [end]
         finally:
             self.running -= 1
 
@@ -40,7 +40,7 @@ class Streams:
 def test_every_event_comes_in_the_order_of_its_stream(sizes: list[int], at_once: int) -> None:
     async def take() -> list[Event]:
         every = [streams.of(f"s{i}", size) for i, size in enumerate(sizes)]
-        return [event async for event in merged(every, at_once)]
+        return [event async for burst in merged(every, at_once) for event in burst]
 
     streams = Streams()
     found = asyncio.run(take())
@@ -59,7 +59,7 @@ def test_every_event_comes_in_the_order_of_its_stream(sizes: list[int], at_once:
 def test_a_failure_is_the_last_event_and_ends_the_others() -> None:
     async def take() -> list[Event]:
         every = [streams.of("long", 10**6), streams.of("bad", 3, failed)]
-        return [event async for event in merged(every)]
+        return [event async for burst in merged(every) for event in burst]
 
     failed = Failed("bad", "worker_lost", "it died")
     streams = Streams()
@@ -68,8 +68,8 @@ def test_a_failure_is_the_last_event_and_ends_the_others() -> None:
 
 
 def test_what_a_stream_raises_is_raised() -> None:
-    async def broken() -> AsyncIterator[Event]:
-        yield TextDelta("r", "x", ())
+    async def broken() -> AsyncIterator[Burst]:
+        yield [TextDelta("r", "x", ())]
         raise WorkerLost("it died")
 
     async def take() -> None:

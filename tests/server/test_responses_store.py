@@ -13,7 +13,7 @@ from samovar.api.openai.responses.turn import Head, Turn
 from samovar.errors import Overloaded
 from samovar.server.responses_running import MAX_BACKGROUND, run_in_background
 from samovar.server.responses_store import Answer, Answers
-from samovar.types import Choice, Event, Finished, TextDelta, Usage
+from samovar.types import Burst, Choice, Event, Finished, TextDelta, Usage
 from tests.conftest import scaled
 
 END = Finished("r", (Choice("stop", 0),), Usage(1, 1))
@@ -24,8 +24,7 @@ def answered(number: int, tenant: str = "a", size: int = 10, **more: object) -> 
     turn = Turn(head, lambda prefix: f"{prefix}{number}", lambda: 0)
     context = ({"id": f"in_{number}", "text": "x" * size},)
     answer = Answer(tenant, "m", turn, context, is_kept=True, **more)
-    for event in (TextDelta("r", "Hi", ()), END):
-        answer.take(event)
+    answer.take((TextDelta("r", "Hi", ()), END))
     return answer
 
 
@@ -94,26 +93,26 @@ def test_whoever_follows_sees_everything_from_the_beginning() -> None:
         late = Answer("a", "m", Turn(answer.turn.head, str, lambda: 0), (), is_kept=True, events=[])
         early = asyncio.create_task(all_of(late.follow()))
         await asyncio.sleep(0)
-        late.take(TextDelta("r", "Hi", ()))
+        late.take([TextDelta("r", "Hi", ())])
         await asyncio.sleep(0)
-        late.take(END)
+        late.take([END])
         return await early, await all_of(late.follow())
 
     early, afterwards = asyncio.run(run())
     assert early == afterwards == [TextDelta("r", "Hi", ()), END]
 
 
-async def all_of(events: AsyncIterator[Event]) -> list[Event]:
-    return [event async for event in events]
+async def all_of(bursts: AsyncIterator[Burst]) -> list[Event]:
+    return [event async for burst in bursts for event in burst]
 
 
 def test_what_runs_is_found_and_forgotten_when_it_is_left() -> None:
     async def run() -> None:
         answers, answer = Answers(), answered(0)
 
-        async def events() -> AsyncIterator[Event]:
-            yield END
-            yield END
+        async def events() -> AsyncIterator[Burst]:
+            yield [END]
+            yield [END]
 
         watched = answers.watched(answer, events())
         assert answers.get("a", "resp_0") is None
@@ -146,8 +145,8 @@ def test_only_so_many_run_in_the_background_and_all_end_with_the_server() -> Non
 
 
 def test_a_bug_in_the_background_is_told_by_the_response() -> None:
-    async def broken() -> AsyncIterator[Event]:
-        yield TextDelta("r", "Hi", ())
+    async def broken() -> AsyncIterator[Burst]:
+        yield [TextDelta("r", "Hi", ())]
         raise ZeroDivisionError
 
     async def run() -> Answer:
@@ -167,8 +166,8 @@ def unanswered(number: int, tenant: str) -> Answer:
     return Answer(tenant, "m", turn, (), is_kept=True)
 
 
-async def endless() -> AsyncIterator[Event]:
-    yield TextDelta("r", "Hi", ())
+async def endless() -> AsyncIterator[Burst]:
+    yield [TextDelta("r", "Hi", ())]
     await asyncio.Event().wait()
 
 

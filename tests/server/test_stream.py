@@ -16,7 +16,7 @@ from samovar.api.wire import SSE
 from samovar.errors import OutOfMemory
 from samovar.server import stream
 from samovar.server.stream import ClientGone, EventStream, collected, while_connected
-from samovar.types import Choice, Event, Failed, Finished, TextDelta, Usage
+from samovar.types import Burst, Choice, Event, Failed, Finished, TextDelta, Usage
 
 END = Finished("r", (Choice("stop", 0),), Usage(1, 1))
 
@@ -75,34 +75,42 @@ class Client:
         """What was written at once."""
         return [one["body"] for one in self.got[1:]]
 
-    async def hear(self, events: AsyncIterator[Event]) -> None:
+    async def hear(self, events: AsyncIterator[Burst]) -> None:
         """Listen to a stream."""
         await EventStream(events, Words(), failure)({"type": "http"}, self.receive, self.send)
+
+
+def _event(said: Event | str) -> Event:
+    return TextDelta("r", said, (1,)) if isinstance(said, str) else said
 
 
 class Source:
     """Events that come when a test wants them to, and what became of whoever gave them."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._queue: asyncio.Queue[Burst | Exception] = asyncio.Queue()
         self.is_closed = False
         self.has_begun = asyncio.Event()
 
     def give(self, *events: Event | Exception | str) -> None:
-        """Events that come at once; words are deltas."""
+        """Events that come one after the other; words are deltas."""
         for one in events:
-            self._queue.put_nowait(TextDelta("r", one, (1,)) if isinstance(one, str) else one)
+            self._queue.put_nowait(one if isinstance(one, Exception) else [_event(one)])
 
-    async def events(self) -> AsyncIterator[Event]:
+    def give_at_once(self, *events: Event | str) -> None:
+        """Events of one burst."""
+        self._queue.put_nowait([_event(one) for one in events])
+
+    async def events(self) -> AsyncIterator[Burst]:
         """Until the terminal one."""
         self.has_begun.set()
         try:
             while True:
-                event = await self._queue.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, (Finished, Failed)):
+                burst = await self._queue.get()
+                if isinstance(burst, Exception):
+                    raise burst
+                yield burst
+                if isinstance(burst[-1], (Finished, Failed)):
                     return
         finally:
             self.is_closed = True
@@ -149,6 +157,24 @@ async def test_each_event_is_a_message_as_it_comes() -> None:
     assert client.status == 200
     assert client.writes == [b"a", b"b", b"c", b"[end]", b""]
     assert [one["more_body"] for one in client.got[1:]] == [True, True, True, True, False]
+    assert source.is_closed
+
+
+@alone
+async def test_what_comes_at_once_is_one_message() -> None:
+    source, client = Source(), Client()
+    source.give_at_once("a", "b")
+    source.give_at_once("c", END)
+    await client.hear(source.events())
+    assert client.writes == [b"ab", b"c[end]", b""]
+
+
+@alone
+async def test_what_came_before_a_bug_in_a_burst_is_told() -> None:
+    source, client = Source(), Client()
+    source.give_at_once("a", "bug", "b")
+    await client.hear(source.events())
+    assert client.writes == [b"a[failed]", b""]
     assert source.is_closed
 
 

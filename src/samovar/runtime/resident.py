@@ -28,6 +28,7 @@ from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request, pack_request
 from samovar.runtime.calls import Calls
 from samovar.runtime.deaths import Deaths
+from samovar.runtime.pacing import Pacing
 from samovar.runtime.supervisor import Death, Phase, Spec, Supervisor
 from samovar.runtime.ticket import Ticket, with_seed
 from samovar.types import Embedded, Failed
@@ -63,6 +64,7 @@ class Resident:
         self._tickets: dict[str, Ticket] = {}
         self._calls = Calls()
         self._deaths = Deaths(config)
+        self._pacing = Pacing()
         self._adapters: dict[str, str] = dict(spec.worker.adapters)
         """Those that are loaded: a new worker gets them as well."""
         self._restart: asyncio.Task[None] | None = None
@@ -149,7 +151,9 @@ class Resident:
 
     # ---- requests -----------------------------------------------------------------------------
 
-    def submit(self, request: Request, most_waiting: int | None = None) -> Ticket:
+    def submit(
+        self, request: Request, most_waiting: int | None = None, *, is_paced: bool = False
+    ) -> Ticket:
         """Take a request. Raises InvalidRequest for an id in use, Overloaded, WorkerLost."""
         self._require_up()
         if len(self._tickets) >= _MOST_OPEN:
@@ -157,7 +161,7 @@ class Resident:
         if request.request_id in self._tickets:
             raise InvalidRequest("another request with this id is not finished yet")
         loop = asyncio.get_running_loop()
-        ticket = Ticket(with_seed(request), loop.time(), most_waiting)
+        ticket = Ticket(with_seed(request), loop.time(), self.cancel, most_waiting, is_paced)
         self._tickets[request.request_id] = ticket
         if request.timeout_seconds is not None:
             ticket.timer = loop.call_later(request.timeout_seconds, self._expire, ticket)
@@ -288,7 +292,9 @@ class Resident:
         ticket = self._tickets.get(request_id)
         if ticket is None:
             return
-        if ticket.take(event):
+        is_settled = ticket.take(event)
+        self._pacing.tell(ticket, len(self._tickets))
+        if is_settled:
             if ticket.is_over:
                 self._close(ticket)
             self._send_what_may_go()

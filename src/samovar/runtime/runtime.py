@@ -24,6 +24,7 @@ from samovar.ipc.requests import Request
 from samovar.machine import available_bytes
 from samovar.runtime.resident import Resident
 from samovar.runtime.supervisor import Spec
+from samovar.runtime.ticket import Ticket
 from samovar.types import Event, Failed
 
 _LOOK_SECONDS = 1.0  # between two looks for models that were idle long enough
@@ -236,23 +237,32 @@ class Runtime:
         leaving more than `most_waiting` events untaken. Raises ModelNotFound, and InvalidRequest
         for an id that is in use.
         """
-        resident = self._resident(name)
         try:
-            ticket = resident.submit(request, most_waiting)
-        except InvalidRequest:
+            ticket = self.submit(name, request, most_waiting)
+        except (ModelNotFound, InvalidRequest):
             raise
         except SamovarError as error:
             yield Failed(request.request_id, error.code, str(error), error.retryable)
             return
-        is_last = False
-        try:
-            while not is_last:
-                fetched = await ticket.fetch()
-                is_last = ticket.is_over
-                for event in fetched:
+        with contextlib.closing(ticket):
+            while not ticket.is_done:
+                for event in await ticket.fetch():
                     yield event
-        finally:
-            resident.cancel(ticket)
+
+    def submit(
+        self,
+        name: str,
+        request: Request,
+        most_waiting: int | None = None,
+        *,
+        is_paced: bool = False,
+    ) -> Ticket:
+        """The same for whoever takes events as they come, several at once; `close` it after use.
+
+        `is_paced`: where many wait, each is told of news less often (see `pacing`). Raises as
+        `generate`, and Overloaded and WorkerLost.
+        """
+        return self._resident(name).submit(request, most_waiting, is_paced=is_paced)
 
     def cancel(self, name: str, request_id: str) -> None:
         """End a request; its terminal event comes with the next step. Unknown ones are ignored."""

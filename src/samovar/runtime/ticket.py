@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from samovar.ipc.requests import Request
 from samovar.types import (
+    Burst,
     Choice,
     Event,
     Failed,
@@ -40,8 +42,12 @@ class Ticket:
 
     request: Request
     began: float
+    on_closed: Callable[[Ticket], None]
+    """Called when whoever fetches goes."""
     most_waiting: int | None = None
     """How many events may wait to be fetched; None: as many as come."""
+    is_paced: bool = False
+    """Whoever fetches need not hear of each event at once (see `pacing`)."""
     generated: list[list[int]] = field(default_factory=list)
     """By choice: the ids that came out."""
     num_scored: int = 0
@@ -61,6 +67,8 @@ class Ticket:
     is_over: bool = False
     timer: asyncio.TimerHandle | None = None
     """Of its deadline, for when no worker has it."""
+    fetched_at: float | None = None
+    """When something was fetched last."""
     _unfetched: list[Event] = field(default_factory=list)
     """What came out; it ends with the terminal event."""
     _fetcher: asyncio.Future[None] | None = None
@@ -95,8 +103,16 @@ class Ticket:
         """Whether another worker can take it up: not where it leans on what only one had."""
         return not (isinstance(self.request, GenerateRequest) and self.request.continues)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is over and everything was fetched."""
+        return self.is_over and not self._unfetched
+
     def take(self, event: Event) -> bool:
-        """Something came out. True: with that it is over, or no suspect any more."""
+        """Something came out. True: with that it is over, or no suspect any more.
+
+        Whoever fetches is told by `wake`.
+        """
         if self.is_over:
             return False
         is_settled = False
@@ -110,21 +126,30 @@ class Ticket:
         else:
             is_settled = self.is_over = True
         self._unfetched.append(event)
-        fetcher = self._fetcher
-        if fetcher is not None and not fetcher.done():
-            fetcher.set_result(None)
         return is_settled
 
-    async def fetch(self) -> list[Event]:
+    def wake(self) -> None:
+        """Whoever fetches goes on, if there is something."""
+        fetcher = self._fetcher
+        if self._unfetched and fetcher is not None and not fetcher.done():
+            fetcher.set_result(None)
+
+    async def fetch(self) -> Burst:
         """What came out since the last time, as soon as that is something. For one caller.
 
-        Nothing follows the terminal event.
+        Nothing follows the terminal event: not to be called when it `is_done`.
         """
+        loop = asyncio.get_running_loop()
         if not self._unfetched:
-            self._fetcher = asyncio.get_running_loop().create_future()
+            self._fetcher = loop.create_future()
             await self._fetcher
         fetched, self._unfetched = self._unfetched, []
+        self.fetched_at = loop.time()
         return fetched
+
+    def close(self) -> None:
+        """Nobody fetches any more: what is not over is cancelled."""
+        self.on_closed(self)
 
     @property
     def _proof(self) -> int:
@@ -138,7 +163,11 @@ class Ticket:
 
     def fail(self, code: str, message: str, *, retryable: bool) -> None:
         """End it."""
-        self.take(Failed(self.request.request_id, code, message, retryable))
+        self._end(Failed(self.request.request_id, code, message, retryable))
+
+    def _end(self, event: Event) -> None:
+        self.take(event)
+        self.wake()
 
     def end_cancelled(self) -> None:
         """End it as cancelled, where no worker has it that could say so."""
@@ -148,7 +177,7 @@ class Ticket:
             return
         seed = request.sampling.seed or 0
         choices = tuple(Choice("cancelled", (seed + i) % SEEDS) for i in range(request.choices))
-        self.take(Finished(request.request_id, choices, Usage(0, self.num_generated)))
+        self._end(Finished(request.request_id, choices, Usage(0, self.num_generated)))
 
     def is_late(self, now: float) -> bool:
         """Whether its time is over."""

@@ -106,11 +106,12 @@ async def warm(asked: OfPrompt, having: Having, asking: Asking) -> dict[str, Any
         tenant=asking.tenant,
         cache_salt=asked.salt,
     )
-    async for event in having.generate(name, request):
-        if isinstance(event, Failed):
-            raise from_code(event.code, event.message)
-        if isinstance(event, Finished):
-            usage = event.usage
+    async for burst in having.generate(name, request):
+        last = burst[-1]
+        if isinstance(last, Failed):
+            raise from_code(last.code, last.message)
+        if isinstance(last, Finished):
+            usage = last.usage
             return {"prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached.total}
     raise InvalidRequest("the request ended without an answer")
 

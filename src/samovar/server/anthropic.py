@@ -26,7 +26,7 @@ from samovar.server.openai_route import telling
 from samovar.server.served import Served
 from samovar.server.signing_key import signing_key
 from samovar.server.stream import collected, respond_failure, streamed
-from samovar.types import Event, Failed, Finished
+from samovar.types import Burst, Failed, Finished
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -70,7 +70,7 @@ async def create_message(
     asked = request_of(body, signs, message_id, asker.tenant, models.volatile)
     shows = body.thinking is None or body.thinking.display != "omitted"
     request_id = _request_id(request, asker)
-    events: AsyncIterator[Event] = models.generate(body.model, asked)
+    events: AsyncIterator[Burst] = models.generate(body.model, asked)
     diagnostics = None
     if body.diagnostics is not None:
         remembered, known = _remembered(request), asked_of(body, salt_of(body, asker.tenant))
@@ -134,13 +134,14 @@ def _remembered(request: Request) -> Remembered:
     return found
 
 
-async def _noted(events: AsyncIterator[Event], known: Asked) -> AsyncIterator[Event]:
+async def _noted(bursts: AsyncIterator[Burst], known: Asked) -> AsyncIterator[Burst]:
     """The same events; how long the prompt was is remembered."""
-    async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
-        async for event in stream:
-            if isinstance(event, Finished):
-                known.prompt_tokens = event.usage.prompt_tokens
-            yield event
+    async with contextlib.aclosing(bursts) as stream:  # type: ignore[type-var]
+        async for burst in stream:
+            last = burst[-1]
+            if isinstance(last, Finished):
+                known.prompt_tokens = last.usage.prompt_tokens
+            yield burst
 
 
 def _request_id(request: Request, asker: Caller) -> str:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 from samovar.server.current import Current
 from samovar.server.metrics import Counter, Gauge, Histogram, Metric
 from samovar.types import (
+    Burst,
     Embedded,
     Event,
     Failed,
@@ -76,7 +77,9 @@ class Observers:
             "samovar_requests_total", "Requests to models that are over", ("model", "outcome")
         )
         self.ttft = _seconds("request_ttft", "From a request to its first event")
-        self.itl = _seconds("request_itl", "Between two events of a request")
+        self.itl = _seconds(
+            "request_itl", "Between two events of a request; those that come at once are one"
+        )
         self.tpot = _seconds("request_tpot", "Per generated token after the first")
         self.queue = _seconds("queue", "Until a request was admitted")
         self.restore = _seconds("restore", "Restoring what was known of a prompt")
@@ -167,14 +170,15 @@ class Watch:
         self._is_over = False
         self._generated = 0
 
-    def see(self, event: Event) -> None:
-        """One more."""
+    def see(self, burst: Burst) -> None:
+        """Some more, at once."""
         now = time.monotonic()
         gaps = self._observers.itl if self._has_begun else self._observers.ttft
-        if isinstance(event, _DELTAS):
-            self._generated += len(event.tokens)
-        else:
-            self._see_end(event)
+        for event in burst:
+            if isinstance(event, _DELTAS):
+                self._generated += len(event.tokens)
+            else:
+                self._see_end(event)
         gaps.observe(now - self._last, self._model)
         self._has_begun, self._last = True, now
 

@@ -19,7 +19,7 @@ from samovar.ipc.requests import Request
 from samovar.server.asking import caller, served
 from samovar.server.caller import Caller
 from samovar.server.served import Served
-from samovar.types import Event, Finished
+from samovar.types import Burst, Finished
 
 Models = Annotated[Served, Depends(served)]
 Asker = Annotated[Caller, Depends(caller)]
@@ -45,7 +45,7 @@ class Running:
         self,
         make: Callable[[Ready], Awaitable[Request]],
         at_end: Callable[[], Awaitable[None]] | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncIterator[Burst]:
         """The events of the request that `make` makes once the model is there.
 
         `at_end` is awaited before the last event goes out; what it raises of ours is not told.
@@ -54,12 +54,12 @@ class Running:
         ready = await self.load()
         try:
             request = await make(ready)
-            async with aclosing(self.models.generate(self.name, request)) as events:
-                async for event in events:
-                    if at_end is not None and isinstance(event, Finished):
+            async with aclosing(self.models.generate(self.name, request)) as bursts:
+                async for burst in bursts:
+                    if at_end is not None and isinstance(burst[-1], Finished):
                         with contextlib.suppress(SamovarError):
                             await at_end()
-                    yield event
+                    yield burst
         finally:
             self.leave()
 

@@ -33,7 +33,7 @@ from samovar.server.infilling import infilled
 from samovar.server.ollama_running import Asker, Models, Running, resolved
 from samovar.server.pieces import KnownPieces, PiecesOf, known_pieces
 from samovar.server.stream import collected, streamed, while_connected
-from samovar.types import Chat, Event, GenerateRequest
+from samovar.types import Burst, Chat, GenerateRequest
 
 router = APIRouter()
 
@@ -152,8 +152,8 @@ def _warn(head: Head, body: TextBody, ready: Ready) -> None:
 
 
 def _with_pieces(
-    events: AsyncIterator[Event], body: TextBody, running: Running, head: Head, known: KnownPieces
-) -> AsyncIterator[Event]:
+    events: AsyncIterator[Burst], body: TextBody, running: Running, head: Head, known: KnownPieces
+) -> AsyncIterator[Burst]:
     """The events, with the texts of tokens at hand where log-probabilities are told."""
     if not body.logprobs:
         return events
@@ -163,7 +163,7 @@ def _with_pieces(
 
 
 async def _answer(
-    request: Request, body: TextBody, events: AsyncIterator[Event], head: Head, shape: Shape
+    request: Request, body: TextBody, events: AsyncIterator[Burst], head: Head, shape: Shape
 ) -> Response:
     if body.is_streamed:
         return await streamed(events, RecordEncoder(head, shape), failure)

@@ -41,7 +41,7 @@ from samovar.server.openai_route import (
 from samovar.server.pieces import PiecesOf
 from samovar.server.served import Served
 from samovar.server.stream import collected, respond_failure, streamed, while_connected
-from samovar.types import Event, Failed
+from samovar.types import Burst, Failed
 
 router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
 
@@ -56,7 +56,7 @@ async def chat_completions(
     answer_id = models.new_id("chatcmpl-")
     asked = decode_chat(body, answer_id, asker.tenant)
     head = head_of(answer_id, name)
-    events: AsyncIterator[Event] = models.generate(name, asked)
+    events: AsyncIterator[Burst] = models.generate(name, asked)
     pieces = None
     if asked.sampling.logprobs is not None:
         pieces = PiecesOf(known, models, name)

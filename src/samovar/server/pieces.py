@@ -14,7 +14,7 @@ from fastapi import Request
 
 from samovar.ipc.messages import Ready
 from samovar.server.served import Served
-from samovar.types import Event, PromptScores, ReasoningDelta, TextDelta, TokenLogprobs
+from samovar.types import Burst, Event, PromptScores, ReasoningDelta, TextDelta, TokenLogprobs
 
 
 class Piece(NamedTuple):
@@ -67,22 +67,23 @@ class PiecesOf:
         self.here: dict[int, bytes] = {}
         """Every id that the log-probabilities of an event name, before it comes."""
 
-    async def ahead_of(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    async def ahead_of(self, bursts: AsyncIterator[Burst]) -> AsyncIterator[Burst]:
         """The same events, without the log-probabilities of tokens that no text shows.
 
         Those are control tokens, such as the one that ends an answer.
         """
-        async with aclosing(events) as stream:  # type: ignore[type-var]
-            async for event in stream:
-                if isinstance(event, TextDelta | ReasoningDelta) and event.logprobs:
-                    await self.look_up(_ids(event.logprobs))
-                    shown = tuple(one for one in event.logprobs if one.token not in self.hidden)
-                    yield msgspec.structs.replace(event, logprobs=shown)
-                elif isinstance(event, PromptScores):
-                    await self.look_up(_ids(event.logprobs))
-                    yield event
-                else:
-                    yield event
+        async with aclosing(bursts) as stream:  # type: ignore[type-var]
+            async for burst in stream:
+                yield [await self._looked_up(event) for event in burst]
+
+    async def _looked_up(self, event: Event) -> Event:
+        if isinstance(event, TextDelta | ReasoningDelta) and event.logprobs:
+            await self.look_up(_ids(event.logprobs))
+            shown = tuple(one for one in event.logprobs if one.token not in self.hidden)
+            return msgspec.structs.replace(event, logprobs=shown)
+        if isinstance(event, PromptScores):
+            await self.look_up(_ids(event.logprobs))
+        return event
 
     async def look_up(self, tokens: set[int]) -> None:
         """Have the pieces of some ids here. Raises what asking a model raises."""

@@ -30,7 +30,7 @@ from samovar.server.responses_running import cancel, fitted, run_in_background
 from samovar.server.responses_store import Answer, Answers
 from samovar.server.served import Served
 from samovar.server.stream import collected, streamed
-from samovar.types import Event
+from samovar.types import Burst
 
 
 @asynccontextmanager
@@ -140,7 +140,7 @@ def _previous(answers: Answers, tenant: str, response_id: str | None) -> tuple[I
     return found.conversation()
 
 
-def _events(models: Served, name: str, asked: Asked) -> AsyncIterator[Event]:
+def _events(models: Served, name: str, asked: Asked) -> AsyncIterator[Burst]:
     if asked.truncates:
         return fitted(models, name, asked.request)
     return models.generate(name, asked.request)
@@ -150,7 +150,7 @@ async def _answered(
     request: Request,
     answers: Answers,
     answer: Answer,
-    events: AsyncIterator[Event],
+    events: AsyncIterator[Burst],
     *,
     is_streamed: bool,
 ) -> Response:

@@ -17,7 +17,7 @@ import msgspec
 
 from samovar.api.openai.responses.items import Item
 from samovar.api.openai.responses.turn import Turn
-from samovar.types import Event
+from samovar.types import Burst, Event
 
 MAX_KEPT = 4096  # responses: more than the clients of one machine come back to
 MAX_BYTES = (
@@ -59,23 +59,25 @@ class Answer:
         """What the next request continues."""
         return (*self.context, *self.turn.output())
 
-    def take(self, event: Event) -> None:
+    def take(self, burst: Burst) -> None:
         """Something came, and whoever follows is told."""
-        self.turn.feed(event)
+        for event in burst:
+            self.turn.feed(event)
         if self.events is not None:
-            self.events.append(event)
+            self.events += burst
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def follow(self) -> AsyncIterator[Event]:
+    async def follow(self) -> AsyncIterator[Burst]:
         """Everything that came and comes."""
         position = 0
         assert self.events is not None
         while True:
             news = self._news
-            while position < len(self.events):
-                yield self.events[position]
-                position += 1
+            if position < len(self.events):
+                burst = self.events[position:]
+                position += len(burst)
+                yield burst
             if self.turn.is_over:
                 return
             await news.wait()
@@ -115,13 +117,13 @@ class Answers:
 
     # ---- running ------------------------------------------------------------------------------
 
-    async def watched(self, answer: Answer, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    async def watched(self, answer: Answer, bursts: AsyncIterator[Burst]) -> AsyncIterator[Burst]:
         """The same events, while which the response can be found and cancelled."""
         self._running[answer.key] = answer
         try:
-            async with aclosing(events) as stream:  # type: ignore[type-var]
-                async for event in stream:
-                    yield event
+            async with aclosing(bursts) as stream:  # type: ignore[type-var]
+                async for burst in stream:
+                    yield burst
         finally:
             self.end(answer)
 

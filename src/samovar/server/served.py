@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from samovar.errors import ModelNotFound, Overloaded, SamovarError
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.runtime.runtime import Runtime
+from samovar.runtime.ticket import Ticket
 from samovar.server.current import current
 from samovar.server.facts import FactsReader
 from samovar.server.loading import Loading
 from samovar.server.observing import Observers
-from samovar.types import Event, GenerateRequest, VerifyRequest
+from samovar.types import Burst, GenerateRequest, VerifyRequest
 
 MAX_WAITING = 8192
 """Events that wait for a client which takes none: some megabytes. Then its request is ended."""
@@ -114,31 +115,29 @@ class Served:
         if self._loading.get(name) is loading:
             del self._loading[name]
 
-    async def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
-        """The events of a request; the last one is terminal. Raises what `ready` raises."""
+    async def generate(self, name: str, request: Request) -> AsyncGenerator[Burst, None]:
+        """The events of a request; the last one is terminal. Raises what asking raises."""
         watch = self._observers.watch(name, current())
         try:
-            async with aclosing(self._generate(name, request)) as events:
-                async for event in events:
-                    watch.see(event)
-                    yield event
+            with contextlib.closing(await self._submitted(name, request)) as ticket:
+                while not ticket.is_done:
+                    burst = await ticket.fetch()
+                    watch.see(burst)
+                    yield burst
         except SamovarError as error:
             watch.fail(error.code)
             raise
         finally:
             watch.leave()
 
-    async def _generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
+    async def _submitted(self, name: str, request: Request) -> Ticket:
         asked = self._settled(self._with_adapters(name, request))
         for _ in range(_TRIES):
             await self.ready(name)
             try:
-                async with aclosing(self.runtime.generate(name, asked, MAX_WAITING)) as events:
-                    async for event in events:
-                        yield event
+                return self.runtime.submit(name, asked, MAX_WAITING, is_paced=True)
             except ModelNotFound:
                 continue  # another model took its place just now; nothing was begun
-            return
         raise Overloaded("models come and go faster than they can be asked; try again later")
 
     def _with_adapters(self, name: str, request: Request) -> Request:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from samovar.api.wire import SSE, Collector, Encoder, Failures, WireFailure
 from samovar.errors import SamovarError
 from samovar.server.current import current
-from samovar.types import Event, Failed
+from samovar.types import Burst, Failed
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +41,23 @@ class ClientGone(Exception):
     """Nobody is left to answer."""
 
 
-async def streamed(events: AsyncIterator[Event], encoder: Encoder, failures: Failures) -> Response:
+async def streamed(bursts: AsyncIterator[Burst], encoder: Encoder, failures: Failures) -> Response:
     """Stream events. A failure that comes first, and soon, has a status of its own."""
-    return EventStream(events, encoder, failures)
+    return EventStream(bursts, encoder, failures)
 
 
 async def collected(
-    request: Request, events: AsyncIterator[Event], collector: Collector, failures: Failures
+    request: Request, bursts: AsyncIterator[Burst], collector: Collector, failures: Failures
 ) -> Response:
     """One body of all events; the request is cancelled when the client goes."""
 
     async def collect() -> Response:
-        async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
-            async for event in stream:
-                if isinstance(event, Failed):
-                    return respond_failure(failures(event), event)
-                collector.feed(event)
+        async with contextlib.aclosing(bursts) as stream:  # type: ignore[type-var]
+            async for burst in stream:
+                for event in burst:
+                    if isinstance(event, Failed):
+                        return respond_failure(failures(event), event)
+                    collector.feed(event)
         return Response(collector.body(), media_type="application/json")
 
     try:
@@ -102,15 +103,17 @@ def internal_failure() -> Failed:
 class EventStream(StreamingResponse):
     """A response of events. It has no status before the first of them, or HOLD_SECONDS."""
 
-    def __init__(self, events: AsyncIterator[Event], encoder: Encoder, failures: Failures) -> None:
+    def __init__(self, bursts: AsyncIterator[Burst], encoder: Encoder, failures: Failures) -> None:
         headers = {"Cache-Control": "no-store"}
         if encoder.media_type == SSE:
             headers["X-Accel-Buffering"] = "no"
         super().__init__(_never(), headers=headers, media_type=encoder.media_type)
-        self._events = events
+        self._bursts = bursts
         self._encoder = encoder
         self._failures = failures
         self._has_begun = False
+        self._refusal: Response | None = None
+        """What is answered instead of a stream."""
         self._is_silent = True
         """Nothing was written since the timer was last there."""
         self._timer: asyncio.TimerHandle | None = None
@@ -137,35 +140,51 @@ class EventStream(StreamingResponse):
             await _end(writer, gone, *([self._sign] if self._sign else []))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(_told(self._events)) as events:
-            async for event in events:
-                if self._sign is not None:
-                    await self._sign
-                if not self._has_begun:
-                    if isinstance(event, Failed):
-                        response = respond_failure(self._failures(event), event)
-                        await response(scope, receive, send)
-                        return
-                    await self._begin(send)
-                data, is_last = self._encoded(event)
-                self._is_silent = False
-                if data:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                if is_last:
-                    break
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            async with contextlib.aclosing(self._bursts) as bursts:  # type: ignore[type-var]
+                async for burst in bursts:
+                    if await self._write(burst, send):
+                        break
+        except SamovarError as error:
+            await self._write([failed_of(error)], send)
+        except Exception:
+            logger.exception("a request failed")
+            await self._write([internal_failure()], send)
+        if self._refusal is not None:
+            await self._refusal(scope, receive, send)
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, burst: Burst, send: Send) -> bool:
+        """True: nothing can follow it."""
+        if self._sign is not None:
+            await self._sign
+        if not self._has_begun:
+            first = burst[0]
+            if isinstance(first, Failed):
+                self._refusal = respond_failure(self._failures(first), first)
+                return True
+            await self._begin(send)
+        data, is_last = self._encoded(burst)
+        self._is_silent = False
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        return is_last
 
     async def _begin(self, send: Send) -> None:
         self._has_begun = True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
-    def _encoded(self, event: Event) -> tuple[bytes, bool]:
-        """The bytes of an event, and whether nothing can follow them."""
+    def _encoded(self, burst: Burst) -> tuple[bytes, bool]:
+        """The bytes of events, and whether nothing can follow them."""
+        data = b""
         try:
-            return self._encoder.feed(event), False
+            for event in burst:
+                data += self._encoder.feed(event)
         except Exception:
             logger.exception("an event could not be encoded")
-            return self._encoder.feed(internal_failure()), True
+            return data + self._encoder.feed(internal_failure()), True
+        return data, False
 
     # ---- signs of life ------------------------------------------------------------------------
 
@@ -195,19 +214,6 @@ class EventStream(StreamingResponse):
         with contextlib.suppress(TimeoutError):
             message = {"type": "http.response.body", "body": body, "more_body": False}
             await asyncio.wait_for(send(message), _LAST_SECONDS)
-
-
-async def _told(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """The same events; what is raised instead of one is told as the last."""
-    try:
-        async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
-            async for event in stream:
-                yield event
-    except SamovarError as error:
-        yield failed_of(error)
-    except Exception:
-        logger.exception("a request failed")
-        yield internal_failure()
 
 
 async def _never() -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from samovar.types.chat import (
     ToolChoice,
 )
 from samovar.types.events import (
+    Burst,
     Cached,
     Choice,
     Divergence,
@@ -60,6 +61,7 @@ __all__ = [
     "MAX_STOPS",
     "MAX_STOP_LENGTH",
     "VOLATILE_RULES",
+    "Burst",
     "Cached",
     "Chat",
     "Choice",

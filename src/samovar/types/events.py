@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -219,3 +220,6 @@ Event = (
     | Ranked
     | Failed
 )
+
+Burst = Sequence[Event]
+"""Events of a request that came at once: one at least."""
