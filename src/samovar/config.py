@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 from dataclasses import dataclass, field, fields
@@ -203,6 +204,7 @@ class ServerConfig:
         return is_loopback(self.host)
 
 
+@functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
     """Whether a host, as it is written in an address, is this machine and nothing else."""
     name = host.strip("[]").rstrip(".").lower()

@@ -64,11 +64,11 @@ class Runtime:
         Raises ModelNotFound, LoadFailed and its kinds, OutOfMemory with the numbers, Overloaded
         when every model that is loaded is busy.
         """
-        ready = self._ready(name)
+        ready = self.ready(name)
         if ready is not None:
             return ready
         async with self._loading:
-            ready = self._ready(name)
+            ready = self.ready(name)
             if ready is not None:
                 return ready
             await self._drop(name)
@@ -89,7 +89,7 @@ class Runtime:
         self._resident(name).keep_seconds = seconds
         self._start_keeper(seconds)
 
-    def _ready(self, name: str) -> ipc.Ready | None:
+    def ready(self, name: str) -> ipc.Ready | None:
         """What is known of a model that is there, or will be again without anybody's doing."""
         there = self._residents.get(name)
         if there is None or not there.is_up:

@@ -20,7 +20,7 @@ from samovar.api.anthropic.schema import ConversationFields, MessagesFields, ign
 from samovar.api.anthropic.signing import Signer
 from samovar.api.wire import JSON, SSE
 from samovar.config import default_cache_directory
-from samovar.server.asking import caller, served
+from samovar.server.asking import caller, caller_of, served, served_of
 from samovar.server.caller import Caller
 from samovar.server.openai_route import telling
 from samovar.server.served import Served
@@ -37,9 +37,9 @@ _RENDERED = ("messages", "tools", "thinks", "variables", "continues_last", "repl
 """Fields of a Chat that its prompt depends on."""
 
 
-async def signer(request: Request, models: Models) -> Signer:
+async def signer(request: Request) -> Signer:
     """What signs thinking here; for `Depends`. Its key lies where the first model's cache does."""
-    state = request.app.state
+    state, models = request.app.state, served_of(request)
     if not hasattr(state, "signer"):
         caches = [models.model(name).cache for name in models.names()]
         places = [cache.directory for cache in caches if cache is not None]
@@ -61,10 +61,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/messages", response_class=Response, responses=_RESPONSES)
-async def create_message(
-    body: MessagesFields, request: Request, models: Models, asker: Asker, signs: Signs
-) -> Response:
+async def create_message(body: MessagesFields, request: Request) -> Response:
     """Answer a conversation, in one piece or as a stream."""
+    models, asker, signs = served_of(request), caller_of(request), await signer(request)
     models.model(body.model)
     message_id = models.new_id("msg_")
     asked = request_of(body, signs, message_id, asker.tenant, models.volatile)

@@ -85,7 +85,8 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (health, models, openai, responses, anthropic, ollama, admin):
+    # Looked through in this order: what is asked all the time comes first.
+    for one in (openai, anthropic, ollama, responses, models, health, admin):
         app.include_router(one.router)
 
 

@@ -31,8 +31,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, config: ServerConfig, keys: Keys | None) -> None:
         self._app = app
-        self._config = config
         self._keys = keys
+        self._is_local = config.is_local
         self._hosts = frozenset(name.lower() for name in config.allowed_hosts)
         self._origins = frozenset(config.cors_origins)
 
@@ -60,7 +60,7 @@ class Gate:
 
     def _stranger(self, scope: Scope, headers: dict[bytes, bytes]) -> Failed | None:
         host = _host(headers.get(b"host", b"").decode("latin-1"))
-        if self._config.is_local and host and not is_loopback(host) and host not in self._hosts:
+        if self._is_local and host and not is_loopback(host) and host not in self._hosts:
             text = (
                 "this server is asked by a name that is not its own; ask localhost, or start it"
                 " with --allowed-host"

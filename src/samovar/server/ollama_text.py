@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from samovar.api.ollama.answers import (
     ChatShape,
@@ -29,22 +29,20 @@ from samovar.api.ollama.requests import (
     text_request,
 )
 from samovar.ipc.messages import Ready
+from samovar.server.asking import caller_of, served_of
 from samovar.server.infilling import infilled
-from samovar.server.ollama_running import Asker, Models, Running, resolved
+from samovar.server.ollama_running import Running, resolved
 from samovar.server.pieces import KnownPieces, PiecesOf, known_pieces
 from samovar.server.stream import collected, streamed, while_connected
 from samovar.types import Burst, Chat, GenerateRequest
 
 router = APIRouter()
 
-Known = Annotated[KnownPieces, Depends(known_pieces)]
-
 
 @router.post("/api/chat")
-async def chat(
-    body: ChatBody, request: Request, models: Models, asker: Asker, known: Known
-) -> Response:
+async def chat(body: ChatBody, request: Request) -> Response:
     """Answer a conversation; without messages load the model, or unload it (`keep_alive` 0)."""
+    models, asker = served_of(request), caller_of(request)
     name = resolved(models, body.model)
     head = Head(body.model)
     running = Running(models, name, body.keep, head.watch)
@@ -56,15 +54,14 @@ async def chat(
         _warn(head, body, ready)
         return asked
 
-    events = _with_pieces(running.events(make), body, running, head, known)
+    events = _with_pieces(running.events(make), body, running, head, known_pieces(request))
     return await _answer(request, body, events, head, ChatShape())
 
 
 @router.post("/api/generate")
-async def generate(
-    body: GenerateBody, request: Request, models: Models, asker: Asker, known: Known
-) -> Response:
+async def generate(body: GenerateBody, request: Request) -> Response:
     """Answer or continue a text; without one load the model, or unload it (`keep_alive` 0)."""
+    models, asker = served_of(request), caller_of(request)
     name = resolved(models, body.model)
     head = Head(body.model)
     running = Running(models, name, body.keep, head.watch)
@@ -81,7 +78,7 @@ async def generate(
         return text_request(body, request_id, asker.tenant, prompt)
 
     events = running.events(make, prompts.tell)
-    with_pieces = _with_pieces(events, body, running, head, known)
+    with_pieces = _with_pieces(events, body, running, head, known_pieces(request))
     return await _answer(request, body, with_pieces, head, GenerateShape())
 
 

@@ -27,18 +27,16 @@ from samovar.api.openai.failures import failure
 from samovar.api.openai.generation import ACCEPTED
 from samovar.api.openai.inputs import Input
 from samovar.server import openai_tokens, openai_vectors
+from samovar.server.asking import caller_of, served_of
 from samovar.server.infilling import infilled
 from samovar.server.merging import merged
 from samovar.server.openai_route import (
-    Asker,
-    Known,
-    Models,
     OpenAIRoute,
     head_of,
     one_of,
     telling,
 )
-from samovar.server.pieces import PiecesOf
+from samovar.server.pieces import PiecesOf, known_pieces
 from samovar.server.served import Served
 from samovar.server.stream import collected, respond_failure, streamed, while_connected
 from samovar.types import Burst, Failed
@@ -48,10 +46,9 @@ router = APIRouter(tags=["OpenAI"], route_class=OpenAIRoute)
 
 @router.post("/chat/completions", include_in_schema=False)
 @router.post("/v1/chat/completions")
-async def chat_completions(
-    body: ChatRequest, request: Request, models: Models, asker: Asker, known: Known
-) -> Response:
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, in one piece or as a stream."""
+    models, asker = served_of(request), caller_of(request)
     name = one_of(models, body.model)
     answer_id = models.new_id("chatcmpl-")
     asked = decode_chat(body, answer_id, asker.tenant)
@@ -59,7 +56,7 @@ async def chat_completions(
     events: AsyncIterator[Burst] = models.generate(name, asked)
     pieces = None
     if asked.sampling.logprobs is not None:
-        pieces = PiecesOf(known, models, name)
+        pieces = PiecesOf(known_pieces(request), models, name)
         events = pieces.ahead_of(events)
     form = ChatForm(
         body.includes_usage, body.wants_functions, None if pieces is None else pieces.here
@@ -73,10 +70,9 @@ async def chat_completions(
 
 @router.post("/completions", include_in_schema=False)
 @router.post("/v1/completions")
-async def completions(
-    body: CompletionRequest, request: Request, models: Models, asker: Asker, known: Known
-) -> Response:
+async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue a prompt, or several, or fill in between a prompt and a suffix."""
+    models, asker, known = served_of(request), caller_of(request), known_pieces(request)
     name = one_of(models, body.model)
     check_completion(body)
     prompts = prompts_of(body)

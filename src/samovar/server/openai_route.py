@@ -17,14 +17,12 @@ from samovar.errors import SamovarError
 from samovar.server.asking import caller, served
 from samovar.server.caller import Caller
 from samovar.server.failing import told
-from samovar.server.pieces import KnownPieces, known_pieces
 from samovar.server.served import Served
 from samovar.server.stream import failed_of, respond_failure
 from samovar.types import Failed
 
 Models = Annotated[Served, Depends(served)]
 Asker = Annotated[Caller, Depends(caller)]
-Known = Annotated[KnownPieces, Depends(known_pieces)]
 
 IGNORED = "X-Samovar-Ignored"
 """A header with the names of fields that nobody here knows: a misspelt one shows."""

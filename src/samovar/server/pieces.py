@@ -46,8 +46,8 @@ class KnownPieces:
         return {token: known[token] for token in wanted}
 
 
-async def known_pieces(request: Request) -> KnownPieces:
-    """Those of the application; for `Depends`."""
+def known_pieces(request: Request) -> KnownPieces:
+    """Those of the application."""
     state = request.app.state
     if not hasattr(state, "pieces"):
         state.pieces = KnownPieces()

@@ -23,9 +23,10 @@ from samovar.api.openai.responses.listing import page_of
 from samovar.api.openai.responses.schema import ACCEPTED_OF_RESPONSES, ResponsesBody
 from samovar.api.openai.responses.turn import Turn
 from samovar.api.wire import JSON
+from samovar.server.asking import caller_of, served_of
 from samovar.server.caller import Caller
-from samovar.server.openai_route import Asker, Known, Models, OpenAIRoute, one_of, telling
-from samovar.server.pieces import PiecesOf
+from samovar.server.openai_route import Asker, Models, OpenAIRoute, one_of, telling
+from samovar.server.pieces import PiecesOf, known_pieces
 from samovar.server.responses_running import cancel, fitted, run_in_background
 from samovar.server.responses_store import Answer, Answers
 from samovar.server.served import Served
@@ -70,18 +71,12 @@ After = Annotated[int, Query(ge=-1)]
 
 @router.post("/responses", include_in_schema=False)
 @router.post("/v1/responses")
-async def create(
-    body: ResponsesBody,
-    request: Request,
-    models: Models,
-    asker: Asker,
-    known: Known,
-    answers: Kept,
-) -> Response:
+async def create(body: ResponsesBody, request: Request, answers: Kept) -> Response:
     """Answer input, in one piece, as a stream, or in the background."""
+    models, asker = served_of(request), caller_of(request)
     name, asked = _asked(body, models, asker, answers)
     response_id = asked.head.response_id
-    pieces = PiecesOf(known, models, name)
+    pieces = PiecesOf(known_pieces(request), models, name)
     turn = Turn(asked.head, _ids(response_id), _now, pieces.here)
     answer = Answer(asker.tenant, name, turn, asked.context, asked.is_kept)
     events = pieces.ahead_of(_events(models, name, asked))

@@ -62,7 +62,8 @@ class Served:
     ) -> None:
         self.runtime = runtime
         self._observers = observers or Observers()
-        self._config = config or ServerConfig()
+        self._unusual = _unusual(config or ServerConfig())
+        """What conversations that say nothing get, where it is not what they get anyway."""
         self._loading: dict[str, Loading] = {}
         self._models: Mapping[str, ServedModel] = {one.name: one for one in served}
         self._numbers = itertools.count(1)
@@ -72,7 +73,7 @@ class Served:
     @property
     def volatile(self) -> tuple[str, ...]:
         """The rules for conversations of which nothing else was said."""
-        return self._config.volatile
+        return self._unusual.get("volatile", ())
 
     def names(self) -> list[str]:
         """Of every model, loaded or not."""
@@ -104,6 +105,9 @@ class Served:
         them.
         """
         one = self.model(name)
+        there = self.runtime.ready(name)
+        if there is not None:
+            return there
         loading = self._loading.get(name)
         if loading is None:
             load = self.runtime.load(name, one.path, one.worker, one.cache)
@@ -148,15 +152,14 @@ class Served:
 
     def _settled(self, request: Request) -> Request:
         """With what the configuration says of conversations, where the request does not."""
-        if not isinstance(request, GenerateRequest) or request.chat is None:
+        if not self._unusual or not isinstance(request, GenerateRequest) or request.chat is None:
             return request
         chat = request.chat
         found = self._of_conversations({"replays": chat.replays, "volatile": chat.volatile})
         return replace(request, chat=replace(chat, **found))
 
     def _of_conversations(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        usual = {"replays": self._config.replays, "volatile": self._config.volatile}
-        return {name: usual[name] if said.get(name) is None else said[name] for name in usual}
+        return {name: value for name, value in self._unusual.items() if said.get(name) is None}
 
     async def ask(self, name: str, operation: str, /, **arguments: Any) -> Any:  # noqa: ANN401
         """Ask a model's process something (see worker.operations)."""
@@ -164,3 +167,9 @@ class Served:
             arguments |= self._of_conversations(arguments)
         await self.ready(name)
         return await self.runtime.ask(name, operation, **arguments)
+
+
+def _unusual(config: ServerConfig) -> dict[str, Any]:
+    found = {"replays": config.replays, "volatile": config.volatile}
+    usual = ServerConfig()
+    return {name: value for name, value in found.items() if value != getattr(usual, name)}

@@ -122,14 +122,10 @@ _RANGES: dict[str, tuple[float, float]] = {
 def _check_sampling(params: SamplingParams) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(params, name)
-        if value is None and name in ("seed", "logprobs"):
-            continue
-        whole = name in _WHOLE
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise InvalidRequest(f"{name} must be {kind}, not {type(value).__name__}")
-        if not low <= value <= high:  # also refuses NaN
-            raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+        # Nearly all are plain numbers within their range: each request is checked several times.
+        is_plain = type(value) is int or (type(value) is float and name not in _WHOLE)
+        if not (is_plain and low <= value <= high):
+            _check_number(name, value)
     _check_bias(params.logit_bias)
     _check_breakers(params.dry_sequence_breakers)
     for name in ("ignore_eos", "infill"):
@@ -137,6 +133,18 @@ def _check_sampling(params: SamplingParams) -> None:
             raise InvalidRequest(f"{name} must be true or false")
     if params.grammar is not None and not isinstance(params.grammar, (str, Grammar)):
         raise InvalidRequest("grammar must be GBNF text or a Grammar")
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is None and name in ("seed", "logprobs"):
+        return
+    whole = name in _WHOLE
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        kind = "a whole number" if whole else "a number"
+        raise InvalidRequest(f"{name} must be {kind}, not {type(value).__name__}")
+    low, high = _RANGES[name]
+    if not low <= value <= high:  # also refuses NaN
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value!r}")
 
 
 def _check_bias(bias: object) -> None:
