@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from samovar.native import philox
@@ -12,7 +13,7 @@ from samovar.native.interface import Logprobs
 from samovar.types import TokenLogprobs
 from tests.conftest import GENERATING_KINDS, Models
 from tests.engine.builders import request
-from tests.engine.test_llama_texts import LAYOUTS, noise, opened, serving
+from tests.engine.test_llama_texts import LAYOUTS, opened, serving
 from tests.native.test_backend import prompt
 
 pytestmark = pytest.mark.native
@@ -20,12 +21,29 @@ pytestmark = pytest.mark.native
 PROMPT = tuple(prompt(150, 5))
 
 
-def token_by_token(path: Path) -> list[Logprobs]:
+def token_by_token(path: Path) -> tuple[list[Logprobs], float]:
+    """What is right, and by how much it may differ: float noise of this prompt in other chunks."""
+    right = _logits(path, 1)
+    found = [
+        philox.logprobs(right[place], following, 3)
+        for place, (_, following) in enumerate(pairwise(PROMPT))
+    ]
+    others = [_logits(path, chunk) for chunk in (2, 3, 16, 50)]
+    noise = max(
+        float(np.abs(logits - right[place]).max())
+        for other in others
+        for place, logits in other.items()
+    )
+    return found, 4 * noise
+
+
+def _logits(path: Path, chunk: int) -> dict[int, np.ndarray]:
+    """At the last place of each chunk."""
     with opened(path) as backend:
-        found = []
-        for token, following in pairwise(PROMPT):
-            backend.prefill([token])
-            found.append(philox.logprobs(backend.logits(0), following, 3))
+        found = {}
+        for start in range(0, len(PROMPT), chunk):
+            backend.prefill(list(PROMPT[start : start + chunk]))
+            found[min(start + chunk, len(PROMPT)) - 1] = backend.logits(0).copy()
         return found
 
 
@@ -41,7 +59,7 @@ def require_near(scores: list[TokenLogprobs], right: list[Logprobs], most: float
 @pytest.mark.parametrize("kind", GENERATING_KINDS)
 def test_they_are_those_of_a_token_at_a_time(models: Models, kind: str, layout: str) -> None:
     path = models(kind)
-    right, most = token_by_token(path), 12 * noise(path)  # which looks at few tokens
+    right, most = token_by_token(path)
     asked = request("a", PROMPT, prompt_logprobs=3, max_tokens=4)
     beside = [request(f"b{i}", prompt(40, i), max_tokens=20) for i in range(2)]
     with serving(path, layout=layout) as trial:
