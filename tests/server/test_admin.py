@@ -31,7 +31,7 @@ def test_a_prompt_is_warmed_and_explained(server: str) -> None:
     assert pinned > 16
     assert _ask(server, "/cache/unpin", prompt=PROMPT) == {"unpinned_tokens": pinned}
     assert _ask(server, "/cache/flush") == {"is_durable": True}
-    info = httpx.get(f"{server}/cache/info").json()
+    info = httpx.get(f"{server}/cache/info", timeout=PATIENCE).json()
     assert info["model"] == "samovar-mini"
     assert info["tiers"]["memory"]["bytes"] > 0
 
@@ -71,15 +71,16 @@ def test_what_makes_no_sense(server: str, path: str, body: dict[str, Any], statu
 def test_sessions(server: str) -> None:
     asked = {"model": "samovar-mini", "prompt": "a b c", "max_tokens": 2, "session_id": "first"}
     _ask(server, "/v1/completions", **asked)
-    (first,) = httpx.get(f"{server}/sessions").json()["sessions"]
+    (first,) = httpx.get(f"{server}/sessions", timeout=PATIENCE).json()["sessions"]
     assert first["name"].endswith("first")
     assert first["tokens"] >= 4
     name = first["name"]
     _ask(server, "/sessions/fork", source=name, target="second")
     held = {
-        one["name"]: one["tokens"] for one in httpx.get(f"{server}/sessions").json()["sessions"]
+        one["name"]: one["tokens"]
+        for one in httpx.get(f"{server}/sessions", timeout=PATIENCE).json()["sessions"]
     }
     assert held == {name: first["tokens"], "second": first["tokens"]}
     assert _ask(server, "/sessions/end", name="second") == {"is_gone": True}
     assert _ask(server, "/sessions/reset", name=name) == {"is_gone": True}
-    assert httpx.get(f"{server}/sessions").json()["sessions"] == []
+    assert httpx.get(f"{server}/sessions", timeout=PATIENCE).json()["sessions"] == []

@@ -412,7 +412,9 @@ def test_headers_are_not_asked_for(server: str) -> None:
 
 
 def test_what_agents_report_of_their_use_goes_nowhere(server: str) -> None:
-    answered = httpx.post(f"{server}/api/event_logging/batch", json={"events": []})
+    answered = httpx.post(
+        f"{server}/api/event_logging/batch", json={"events": []}, timeout=PATIENCE
+    )
     assert (answered.status_code, answered.content) == (204, b"")
 
 
@@ -486,7 +488,7 @@ def begun(client: Anthropic) -> anthropic.Stream[anthropic.types.RawMessageStrea
 
 def counted(server: str, line: str) -> float:
     """A value of the server's metrics."""
-    text = httpx.get(f"{server}/metrics").text
+    text = httpx.get(f"{server}/metrics", timeout=PATIENCE).text
     return sum(float(one.split()[-1]) for one in text.splitlines() if one.startswith(line))
 
 

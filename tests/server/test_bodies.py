@@ -7,11 +7,15 @@ import json
 import httpx
 import pytest
 
+from tests.server.serving import PATIENCE
+
 PATHS = ["/v1/chat/completions", "/v1/messages", "/api/chat"]
 
 
 def _post(url: str, body: bytes, **headers: str) -> httpx.Response:
-    return httpx.post(url, content=body, headers={"content-type": "application/json"} | headers)
+    return httpx.post(
+        url, content=body, headers={"content-type": "application/json"} | headers, timeout=PATIENCE
+    )
 
 
 def _message(response: httpx.Response) -> str:
@@ -52,7 +56,7 @@ def test_what_is_no_request_is_refused(server: str, path: str, body: bytes, text
 
 def test_depth_is_counted_and_not_brackets(server: str) -> None:
     flat = {"model": "no", "messages": [{"role": "user", "content": [[]] * 500}]}
-    response = httpx.post(f"{server}/v1/chat/completions", json=flat)
+    response = httpx.post(f"{server}/v1/chat/completions", json=flat, timeout=PATIENCE)
     assert "nests" not in response.text
     text = {"model": "samovar-mini", "prompt": "[{" * 500, "max_tokens": 1}
     assert httpx.post(f"{server}/v1/completions", json=text, timeout=60).status_code == 200
@@ -98,11 +102,11 @@ def test_a_field_that_is_wrong_is_named_and_not_quoted(server: str) -> None:
         "options": {"temperature": secret},
     }
     for path in PATHS:
-        response = httpx.post(server + path, json=body | {"max_tokens": 1})
+        response = httpx.post(server + path, json=body | {"max_tokens": 1}, timeout=PATIENCE)
         assert response.status_code == 400, path
         assert secret not in response.text, path
-    assert "temperature" in httpx.post(server + PATHS[0], json=body).text
-    empty = httpx.post(server + PATHS[0], json={"messages": [], "stop": ""})
+    assert "temperature" in httpx.post(server + PATHS[0], json=body, timeout=PATIENCE).text
+    empty = httpx.post(server + PATHS[0], json={"messages": [], "stop": ""}, timeout=PATIENCE)
     assert "stop: String should have at least 1 character" in _message(empty)
 
 
@@ -121,23 +125,27 @@ def test_a_field_that_is_wrong_is_named_and_not_quoted(server: str) -> None:
     ],
 )
 def test_what_is_not_there(server: str, method: str, path: str, status: int) -> None:
-    response = httpx.request(method, server + path)
+    response = httpx.request(method, server + path, timeout=PATIENCE)
     assert response.status_code == status
     assert _message(response)
     assert "allow" in response.headers or status == 404
 
 
 def test_an_anthropic_client_is_told_so_everywhere(server: str) -> None:
-    response = httpx.get(f"{server}/v1/models/no", headers={"anthropic-version": "2023-06-01"})
+    response = httpx.get(
+        f"{server}/v1/models/no", headers={"anthropic-version": "2023-06-01"}, timeout=PATIENCE
+    )
     assert response.status_code == 404
     assert response.json()["error"]["type"] == "not_found_error"
     assert response.headers["request-id"] == response.headers["x-request-id"]
 
 
 def test_ids_of_requests(server: str) -> None:
-    ours = httpx.get(f"{server}/health").headers["x-request-id"]
+    ours = httpx.get(f"{server}/health", timeout=PATIENCE).headers["x-request-id"]
     assert ours.startswith("req_")
     for given, is_kept in (("mine-1", True), ("a b", False), ("x" * 200, False), ("é", False)):
         headers = {"x-request-id": given.encode()}
-        found = httpx.get(f"{server}/health", headers=headers).headers["x-request-id"]  # type: ignore[arg-type]
+        found = httpx.get(f"{server}/health", headers=headers, timeout=PATIENCE).headers[
+            "x-request-id"
+        ]  # type: ignore[arg-type]
         assert (found == given) == is_kept

@@ -91,31 +91,40 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_keys_and_scopes(guarded: str, key: str | None, path: str, status: int) -> None:
     for headers in ({}, {"anthropic-version": "2023-06-01"}):
         sent = headers | (bearer(key) if key else {})
-        assert httpx.get(guarded + path, headers=sent).status_code == status
+        assert httpx.get(guarded + path, headers=sent, timeout=PATIENCE).status_code == status
         if key:
             sent = headers | {"x-api-key": key}
-            assert httpx.get(guarded + path, headers=sent).status_code == status
+            assert httpx.get(guarded + path, headers=sent, timeout=PATIENCE).status_code == status
 
 
 def test_who_has_no_key_is_told_before_anything_is_read(guarded: str) -> None:
-    response = httpx.post(f"{guarded}/v1/messages", content=b"no JSON")
+    response = httpx.post(f"{guarded}/v1/messages", content=b"no JSON", timeout=PATIENCE)
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json()["error"]["type"] == "authentication_error"
-    assert httpx.post(f"{guarded}/api/delete", headers=bearer(USER), json={}).status_code == 403
+    assert (
+        httpx.post(
+            f"{guarded}/api/delete", headers=bearer(USER), json={}, timeout=PATIENCE
+        ).status_code
+        == 403
+    )
 
 
 def test_requests_per_minute(guarded: str) -> None:
     for _ in range(2):
-        sent = httpx.post(f"{guarded}/v1/completions", headers=bearer(FEW), json={})
+        sent = httpx.post(
+            f"{guarded}/v1/completions", headers=bearer(FEW), json={}, timeout=PATIENCE
+        )
         assert sent.status_code == 400
         assert sent.headers["x-ratelimit-limit-requests"] == "2"
     assert sent.headers["x-ratelimit-remaining-requests"] == "0"
     for path in ("/v1/completions", "/v1/messages", "/api/chat"):
-        refused = httpx.post(guarded + path, headers=bearer(FEW), json={})
+        refused = httpx.post(guarded + path, headers=bearer(FEW), json={}, timeout=PATIENCE)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 30
-    assert httpx.get(f"{guarded}/v1/models", headers=bearer(FEW)).status_code == 200
+    assert (
+        httpx.get(f"{guarded}/v1/models", headers=bearer(FEW), timeout=PATIENCE).status_code == 200
+    )
 
 
 def test_tokens_per_minute(guarded: str) -> None:
@@ -139,7 +148,7 @@ def test_who_leaves_pays_for_what_was_generated(guarded: str) -> None:
         for _ in zip(range(60), response.iter_lines(), strict=False):
             pass
     deadline = time.monotonic() + PATIENCE
-    while httpx.post(url, headers=who, json={}).status_code != 429:
+    while httpx.post(url, headers=who, json={}, timeout=PATIENCE).status_code != 429:
         assert time.monotonic() < deadline
 
 
@@ -244,21 +253,26 @@ def _serving(config: ServerConfig) -> object:
 def test_a_name_that_leads_here_is_not_enough(host: str, status: int) -> None:
     with _serving(ServerConfig(port=0, allowed_hosts=("My.Host",))) as url:  # type: ignore[attr-defined]
         for path in ("/v1/models", "/api/tags"):
-            response = httpx.get(url + path, headers={"Host": host})
+            response = httpx.get(url + path, headers={"Host": host}, timeout=PATIENCE)
             assert response.status_code == status, response.text
 
 
 def test_other_pages_may_not_ask_unless_they_are_named() -> None:
     page = {"Origin": "https://page.example"}
     with _serving(ServerConfig(port=0)) as url:  # type: ignore[attr-defined]
-        refused = httpx.post(f"{url}/v1/completions", json={}, headers=page)
+        refused = httpx.post(f"{url}/v1/completions", json={}, headers=page, timeout=PATIENCE)
         assert refused.status_code == 403
         assert "access-control-allow-origin" not in refused.headers
         for origin in ("null", "http://[", "http://]:1"):
-            sent = httpx.post(f"{url}/v1/completions", json={}, headers={"Origin": origin})
+            sent = httpx.post(
+                f"{url}/v1/completions", json={}, headers={"Origin": origin}, timeout=PATIENCE
+            )
             assert sent.status_code == 403, origin
         own = {"Origin": url}
-        assert httpx.post(f"{url}/v1/completions", json={}, headers=own).status_code == 400
+        assert (
+            httpx.post(f"{url}/v1/completions", json={}, headers=own, timeout=PATIENCE).status_code
+            == 400
+        )
         asked = httpx.options(
             f"{url}/v1/completions", headers=page | {"Access-Control-Request-Method": "POST"}
         )
@@ -274,11 +288,16 @@ def test_other_pages_may_not_ask_unless_they_are_named() -> None:
         )
         assert asked.status_code == 200
         assert asked.headers["access-control-allow-origin"] == page["Origin"]
-        sent = httpx.post(f"{url}/v1/completions", json={}, headers=page)
+        sent = httpx.post(f"{url}/v1/completions", json={}, headers=page, timeout=PATIENCE)
         assert sent.status_code == 400
         assert sent.headers["access-control-allow-origin"] == page["Origin"]
         other = {"Origin": "https://other.example"}
-        assert httpx.post(f"{url}/v1/completions", json={}, headers=other).status_code == 403
+        assert (
+            httpx.post(
+                f"{url}/v1/completions", json={}, headers=other, timeout=PATIENCE
+            ).status_code
+            == 403
+        )
 
 
 @pytest.mark.parametrize(

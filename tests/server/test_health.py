@@ -78,7 +78,10 @@ def test_a_client_that_goes_while_its_model_is_loading_ends_that(
         with socket.create_connection((address.host, address.port), PATIENCE) as client:
             client.sendall(head.encode() + b"\r\n\r\n" + body)
             until(url, 'samovar_model_ready{model="a"}', 0)
-        while httpx.get(f"{url}/ready").json()["models"]["a"]["state"] != "not_loaded":
+        while (
+            httpx.get(f"{url}/ready", timeout=PATIENCE).json()["models"]["a"]["state"]
+            != "not_loaded"
+        ):
             pass
         assert samples(url)['samovar_requests_total{model="a",outcome="cancelled"}'] == 1
 
@@ -89,7 +92,7 @@ def test_what_is_counted(server: str) -> None:
     httpx.post(f"{server}/v1/completions", json=body, timeout=PATIENCE)
     first = samples(server)
     httpx.post(f"{server}/v1/completions", json=body, timeout=PATIENCE)
-    httpx.get(f"{server}/no/such/route")
+    httpx.get(f"{server}/no/such/route", timeout=PATIENCE)
     second = samples(server)
 
     def more(name: str) -> float:
@@ -107,7 +110,7 @@ def test_what_is_counted(server: str) -> None:
 
 
 def test_it_is_text_that_prometheus_reads(server: str) -> None:
-    response = httpx.get(f"{server}/metrics")
+    response = httpx.get(f"{server}/metrics", timeout=PATIENCE)
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     for line in response.text.splitlines():
         is_sample = _SAMPLE.fullmatch(line.replace('le="+Inf"', 'le="1"'))
@@ -144,13 +147,16 @@ def test_a_server_is_ready_when_its_models_are(tmp_path: Path) -> None:
     broken.write_bytes(b"GGUF" + b"\xff" * 100)
     good, bad = mini(tmp_path / "kv"), ServedModel("bad", str(broken))
     with serving([good], ServerConfig(port=0, preloads=True)) as url:
-        while (said := httpx.get(f"{url}/ready")).status_code == 503:
+        while (said := httpx.get(f"{url}/ready", timeout=PATIENCE)).status_code == 503:
             assert said.json()["models"]["samovar-mini"]["state"] != "ready"
         assert said.json()["models"]["samovar-mini"]["state"] == "ready"
     with serving([bad, good], ServerConfig(port=0, preloads=True)) as url:
-        while httpx.get(f"{url}/ready").json()["models"]["samovar-mini"]["state"] != "ready":
+        while (
+            httpx.get(f"{url}/ready", timeout=PATIENCE).json()["models"]["samovar-mini"]["state"]
+            != "ready"
+        ):
             pass
-        said = httpx.get(f"{url}/ready")
+        said = httpx.get(f"{url}/ready", timeout=PATIENCE)
         assert said.status_code == 503
         assert said.json()["models"]["bad"]["state"] == "failed"
 
@@ -160,6 +166,9 @@ def test_who_only_looks_keeps_nothing_loaded(tmp_path: Path) -> None:
     with serving([mini(tmp_path / "kv")], runtime=runtime) as url:
         httpx.post(f"{url}/v1/completions", json=ENDLESS | {"max_tokens": 1}, timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while httpx.get(f"{url}/ready").json()["models"]["samovar-mini"]["state"] != "not_loaded":
+        while (
+            httpx.get(f"{url}/ready", timeout=PATIENCE).json()["models"]["samovar-mini"]["state"]
+            != "not_loaded"
+        ):
             samples(url)
             assert time.monotonic() < deadline

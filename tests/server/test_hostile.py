@@ -214,7 +214,7 @@ def test_bytes_that_are_a_little_wrong(server: str, path: str) -> None:
 
 
 def test_everything_that_the_openapi_document_says_can_be_asked(server: str) -> None:
-    document = httpx.get(f"{server}/openapi.json").json()
+    document = httpx.get(f"{server}/openapi.json", timeout=PATIENCE).json()
     assert len(document["paths"]) > 20
     schema = schemathesis.openapi.from_dict(document)
     schema.config.base_url = server

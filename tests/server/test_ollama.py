@@ -375,7 +375,7 @@ def test_lines_of_a_stream(server: str) -> None:
 
 def test_who_leaves_is_not_answered_any_more(server: str, client: Client) -> None:
     def open_requests() -> int:
-        state = httpx.get(f"{server}/ready").json()["models"][MODEL]
+        state = httpx.get(f"{server}/ready", timeout=PATIENCE).json()["models"][MODEL]
         return int(state["open_requests"])
 
     endless = {"type": "array", "items": {"type": "integer"}, "minItems": 500}

@@ -54,8 +54,8 @@ def until_unloaded(client: Client) -> None:
 def test_what_clients_look_for(server: str) -> None:
     for path in ("/", "/api/tags", "/api/version", "/api/ps"):
         assert httpx.head(f"{server}{path}").status_code == 200
-    assert httpx.get(server).text == "Ollama is running"
-    told = httpx.get(f"{server}/api/version").json()
+    assert httpx.get(server, timeout=PATIENCE).text == "Ollama is running"
+    told = httpx.get(f"{server}/api/version", timeout=PATIENCE).json()
     assert tuple(map(int, told["version"].split("."))) >= (0, 6, 4)
 
 
@@ -91,7 +91,7 @@ def test_everything_about_a_model(client: Client, name: str) -> None:
 
 def test_everything_with_its_vocabulary(server: str) -> None:
     body = {"name": MODEL, "verbose": True}
-    info = httpx.post(f"{server}/api/show", json=body).json()["model_info"]
+    info = httpx.post(f"{server}/api/show", json=body, timeout=PATIENCE).json()["model_info"]
     assert len(info["tokenizer.ggml.tokens"]) == info["llama.vocab_size"]
 
 

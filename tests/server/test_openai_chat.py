@@ -215,7 +215,9 @@ def test_log_probabilities_add_up_to_the_text(client: openai.OpenAI) -> None:
 def test_a_bias_forbids_a_token(client: openai.OpenAI) -> None:
     first = greedy(client, logprobs=True, max_tokens=1).choices[0].logprobs.content[0].token
     (token,) = httpx.post(
-        f"{client.base_url}tokenize", json={"content": first, "add_special": False}
+        f"{client.base_url}tokenize",
+        json={"content": first, "add_special": False},
+        timeout=PATIENCE,
     ).json()["tokens"]
     other = greedy(client, max_tokens=1, logit_bias={str(token): -100})
     assert other.choices[0].message.content != first
@@ -267,14 +269,14 @@ def test_who_leaves_a_stream_ends_its_request(client: openai.OpenAI, server: str
 def cancelled(server: str) -> float:
     """Requests that were cancelled so far."""
     wanted = f'samovar_requests_total{{model="{MODEL}",outcome="cancelled"}} '
-    lines = httpx.get(f"{server}/metrics").text.splitlines()
+    lines = httpx.get(f"{server}/metrics", timeout=PATIENCE).text.splitlines()
     return sum(float(one.removeprefix(wanted)) for one in lines if one.startswith(wanted))
 
 
 def test_the_only_model_needs_no_name(client: openai.OpenAI) -> None:
     for name in ("", None):
         body = {"model": name, "messages": QUESTION, "max_tokens": 1}
-        told = httpx.post(f"{client.base_url}chat/completions", json=body).json()
+        told = httpx.post(f"{client.base_url}chat/completions", json=body, timeout=PATIENCE).json()
         assert told["model"] == MODEL
 
 

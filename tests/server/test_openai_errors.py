@@ -13,7 +13,7 @@ import pytest
 from samovar.config import ServerConfig
 from tests.server.conftest import mini
 from tests.server.openai_clients import MODEL, QUESTION, client_of
-from tests.server.serving import serving
+from tests.server.serving import PATIENCE, serving
 
 KEY = "sk-of-a-test-0123456789"
 
@@ -79,7 +79,7 @@ def test_bad_requests(client: openai.OpenAI, fields: dict[str, Any], param: str 
 
 @pytest.mark.parametrize("given", [[], [[]], ["a", [1]], [True], {"a": "b"}, 5, None, ["x"] * 129])
 def test_prompts_of_no_kind_are_refused_in_one_sentence(server: str, given: object) -> None:
-    told = httpx.post(f"{server}/v1/completions", json={"prompt": given})
+    told = httpx.post(f"{server}/v1/completions", json={"prompt": given}, timeout=PATIENCE)
     error = told.json()["error"]
     assert (told.status_code, error["param"]) == (400, "prompt")
     assert len(error["message"]) < 100
@@ -93,7 +93,7 @@ def test_what_was_sent_is_never_said_back(server: str) -> None:
         {"messages": [{"role": secret * 20, "content": "x"}]},
         {"messages": [{"role": "user", "content": secret}], "temperature": secret},
     ):
-        told = httpx.post(f"{server}/v1/chat/completions", json=body)
+        told = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=PATIENCE)
         assert told.status_code == 400
         assert secret not in told.text
 

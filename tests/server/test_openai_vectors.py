@@ -15,7 +15,7 @@ from samovar.config import WorkerConfig
 from samovar.server.served import ServedModel
 from tests.conftest import Models
 from tests.server.openai_clients import MODEL, client_of
-from tests.server.serving import serving
+from tests.server.serving import PATIENCE, serving
 
 TEXTS = ["a red kite", "a blue ball", "the sea"]
 SMALL = WorkerConfig(threads=1, context_length=128)
@@ -91,7 +91,7 @@ def test_too_long_a_text_is_refused_or_cut(client: openai.OpenAI) -> None:
 
 def test_documents_are_told_best_first(vectors: str) -> None:
     body: dict[str, Any] = {"model": "ranker", "query": "a kite", "documents": TEXTS}
-    every = httpx.post(f"{vectors}/v1/rerank", json=body).json()
+    every = httpx.post(f"{vectors}/v1/rerank", json=body, timeout=PATIENCE).json()
     scores = [one["relevance_score"] for one in every["results"]]
     assert scores == sorted(scores, reverse=True)
     assert sorted(one["index"] for one in every["results"]) == [0, 1, 2]
@@ -102,14 +102,14 @@ def test_documents_are_told_best_first(vectors: str) -> None:
         "top_n": 2,
         "return_documents": True,
     }
-    some = httpx.post(f"{vectors}/v2/rerank", json=body).json()["results"]
+    some = httpx.post(f"{vectors}/v2/rerank", json=body, timeout=PATIENCE).json()["results"]
     assert [one["relevance_score"] for one in some] == scores[:2]
     assert [one["document"]["text"] for one in some] == [TEXTS[one["index"]] for one in some]
 
 
 def test_who_has_no_scores_says_so(vectors: str) -> None:
     body = {"model": "bert", "query": "a", "documents": ["b"]}
-    told = httpx.post(f"{vectors}/v1/rerank", json=body)
+    told = httpx.post(f"{vectors}/v1/rerank", json=body, timeout=PATIENCE)
     assert told.status_code == 400
     assert told.json()["error"]["code"] == "operation_unsupported"
 
@@ -118,17 +118,19 @@ def test_who_has_no_scores_says_so(vectors: str) -> None:
 def test_text_becomes_tokens_and_text_again(server: str, path: str) -> None:
     text = "Mia has a red kite."
     body = {"prompt": text, "add_special_tokens": False, "return_token_strs": True}
-    told = httpx.post(server + path, json=body).json()
+    told = httpx.post(server + path, json=body, timeout=PATIENCE).json()
     assert told["count"] == len(told["tokens"])
     assert told["max_model_len"] == 2048
     assert "".join(told["token_strs"]) == text
-    again = httpx.post(f"{server}/detokenize", json={"tokens": told["tokens"]}).json()
+    again = httpx.post(
+        f"{server}/detokenize", json={"tokens": told["tokens"]}, timeout=PATIENCE
+    ).json()
     assert again["content"] == again["prompt"] == text
 
 
 def test_a_conversation_has_as_many_tokens_as_its_answer_says(server: str) -> None:
     messages = [{"role": "user", "content": "Hello!"}]
-    told = httpx.post(f"{server}/tokenize", json={"messages": messages}).json()
+    told = httpx.post(f"{server}/tokenize", json={"messages": messages}, timeout=PATIENCE).json()
     with client_of(server) as client:
         done = client.chat.completions.create(
             model=MODEL,
@@ -141,6 +143,8 @@ def test_a_conversation_has_as_many_tokens_as_its_answer_says(server: str) -> No
 
 def test_control_tokens_are_text_unless_they_are_to_be_read(server: str) -> None:
     body = {"content": "<|im_end|>", "add_special": False}
-    as_text = httpx.post(f"{server}/tokenize", json=body).json()["tokens"]
-    as_token = httpx.post(f"{server}/tokenize", json={**body, "parse_special": True}).json()
+    as_text = httpx.post(f"{server}/tokenize", json=body, timeout=PATIENCE).json()["tokens"]
+    as_token = httpx.post(
+        f"{server}/tokenize", json={**body, "parse_special": True}, timeout=PATIENCE
+    ).json()
     assert len(as_token["tokens"]) == 1 < len(as_text)

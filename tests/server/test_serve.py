@@ -36,7 +36,7 @@ def _children(pid: int) -> list[int]:
 def test_it_says_where_it_listens_and_leaves_when_it_is_told() -> None:
     with running() as server:
         assert server.line.startswith("samovar serves samovar-mini on http://127.0.0.1:")
-        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{server.url}/health", timeout=PATIENCE).json() == {"status": "ok"}
         server.process.send_signal(signal.SIGTERM)
         assert server.ended() == 0
         assert server.process.stderr is not None
@@ -110,7 +110,7 @@ def _listens(url: str) -> bool:
 def test_names_of_models(models: Models) -> None:
     made = models("llama")
     with running(f"mine={made}", str(made), "samovar-mini") as server:
-        found = httpx.get(f"{server.url}/v1/models").json()["data"]
+        found = httpx.get(f"{server.url}/v1/models", timeout=PATIENCE).json()["data"]
         assert [one["id"] for one in found] == ["mine", made.stem, "samovar-mini"]
 
 
@@ -173,6 +173,8 @@ def test_tls(tmp_path: Path) -> None:
     with running("--tls-cert", str(cert), "--tls-key", str(key)) as server:
         assert server.url.startswith("https://")
         trusted = ssl.create_default_context(cafile=cert)
-        assert httpx.get(f"{server.url}/health", verify=trusted).status_code == 200
+        assert (
+            httpx.get(f"{server.url}/health", verify=trusted, timeout=PATIENCE).status_code == 200
+        )
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/health")
+            httpx.get(f"{server.url}/health", timeout=PATIENCE)
