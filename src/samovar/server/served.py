@@ -62,7 +62,9 @@ class Served:
     ) -> None:
         self.runtime = runtime
         self._observers = observers or Observers()
-        self._unusual = _unusual(config or ServerConfig())
+        config = config or ServerConfig()
+        self._volatile = config.volatile
+        self._unusual = _unusual(config)
         """What conversations that say nothing get, where it is not what they get anyway."""
         self._loading: dict[str, Loading] = {}
         self._models: Mapping[str, ServedModel] = {one.name: one for one in served}
@@ -73,7 +75,7 @@ class Served:
     @property
     def volatile(self) -> tuple[str, ...]:
         """The rules for conversations of which nothing else was said."""
-        return self._unusual.get("volatile", ())
+        return self._volatile
 
     def names(self) -> list[str]:
         """Of every model, loaded or not."""
