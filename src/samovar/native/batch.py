@@ -24,6 +24,9 @@ class Batch:
         self._wants = np.zeros(capacity, np.int8)
         self._counts = np.ones(capacity, np.int32)
         self._ramp = np.arange(capacity, dtype=np.int32)
+        # For single rows: storing one number into a numpy array takes twice as long.
+        self._token_at, self._position_at = self._tokens.data, self._positions.data
+        self._seq_id_at, self._wants_at = self._seq_ids.data, self._wants.data
         # Row i's list of sequences has one entry and lies at element i of _seq_ids.
         first, step = self._seq_ids.ctypes.data, self._seq_ids.itemsize
         self._seq_pointers = np.arange(first, first + capacity * step, step, dtype=np.uintp)
@@ -46,12 +49,13 @@ class Batch:
 
     def add_one(self, seq_id: int, token: int, position: int) -> int:
         """Add one row that wants logits; returns its index."""
-        row: int = self.native.n_tokens
-        self._tokens[row] = token
-        self._positions[row] = position
-        self._seq_ids[row] = seq_id
-        self._wants[row] = 1
-        self.native.n_tokens = row + 1
+        native = self.native
+        row: int = native.n_tokens
+        self._token_at[row] = token
+        self._position_at[row] = position
+        self._seq_id_at[row] = seq_id
+        self._wants_at[row] = 1
+        native.n_tokens = row + 1
         return row
 
     def add(

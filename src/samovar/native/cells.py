@@ -61,9 +61,7 @@ class Cells:
 
     def _record(self, rows: List[Row], logits_rows: dict[int, int], adapters: bytes) -> None:
         for row in rows:
-            sequence = self.sequences[row.seq_id]
-            sequence.extend(list(row.tokens), adapters)
-            sequence.forget_logits()
+            self.sequences.all[row.seq_id].extend(row.tokens, adapters)
         self.sequences.set_rows(logits_rows)
 
     def _fill_batch(self, rows: List[Row]) -> dict[int, int]:
@@ -73,7 +71,7 @@ class Cells:
         logits_rows: dict[int, int] = {}
         for row in rows:
             seq_id, tokens = row.seq_id, row.tokens
-            position = len(self.sequences[seq_id].tokens)
+            position = len(self.sequences.all[seq_id].tokens)
             wants = row.wants_logits or row.sampler is not None or bool(row.following)
             if len(tokens) == 1 and wants:
                 last = batch.add_one(seq_id, tokens[0], position)

@@ -20,11 +20,10 @@ def check_pooling(pooling: str | None) -> None:
 
 def check_tokens(tokens: Sequence[int], size: int) -> None:
     """Raise InvalidToken unless every id is in a vocabulary of `size`."""
-    for token in tokens:
-        if not 0 <= token < size:
-            raise InvalidToken(
-                f"token id {token} is outside the vocabulary; use ids from 0 to {size - 1}"
-            )
+    if not len(tokens) or (min(tokens) >= 0 and max(tokens) < size):
+        return
+    wrong = next(token for token in tokens if not 0 <= token < size)
+    raise InvalidToken(f"token id {wrong} is outside the vocabulary; use ids from 0 to {size - 1}")
 
 
 def check_room(held: int, count: int, seq_id: int, length: int) -> None:
@@ -45,15 +44,16 @@ def check_rows(rows: Sequence[Row], sequences: Sequences, vocabulary_size: int, 
     seen: set[int] = set()
     total = 0
     for row in rows:
-        held = len(sequences[row.seq_id].tokens)
-        if row.seq_id in seen:
-            raise InvalidRequest(f"sequence {row.seq_id} is in the step twice; merge its rows")
-        seen.add(row.seq_id)
-        if not row.tokens:
-            raise InvalidRequest(f"the row of sequence {row.seq_id} has no tokens")
-        check_tokens(row.tokens, vocabulary_size)
-        check_room(held, len(row.tokens), row.seq_id, length)
-        total += len(row.tokens)
+        seq_id, tokens = row.seq_id, row.tokens
+        held, count = len(sequences[seq_id].tokens), len(tokens)
+        if seq_id in seen:
+            raise InvalidRequest(f"sequence {seq_id} is in the step twice; merge its rows")
+        seen.add(seq_id)
+        if not count:
+            raise InvalidRequest(f"the row of sequence {seq_id} has no tokens")
+        check_tokens(tokens, vocabulary_size)
+        check_room(held, count, seq_id, length)
+        total += count
     return total
 
 

@@ -34,6 +34,8 @@ POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 # Bindings of our own: the address as an integer, without a ctypes pointer object per call.
 _logits_ith = ll._lib["llama_get_logits_ith"]  # noqa: SLF001 - the loaded library itself
 _logits_ith.argtypes, _logits_ith.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_void_p
+_order_rows = ll._lib["llama_get_logits"]  # noqa: SLF001
+_order_rows.argtypes, _order_rows.restype = [ctypes.c_void_p], None
 _embeddings_ith = ll._lib["llama_get_embeddings_ith"]  # noqa: SLF001
 _embeddings_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _embeddings_ith.restype = ctypes.c_void_p
@@ -136,6 +138,9 @@ class Context:
         self._memory: int | None = ll.llama_get_memory(pointer)
         self._vocabulary_size = model.vocabulary.size
         self._views: dict[int, np.ndarray] = {}
+        """Of logits, by address."""
+        self._is_ordered = True
+        """Whether the rows of the last call lie in the order of its batch."""
 
     def close(self) -> None:
         """Free the cells. Idempotent."""
@@ -157,7 +162,9 @@ class Context:
             pointer = self.handle.pointer
             # Rows that were computed in another order than that of the batch are put right when
             # they are first looked at. A call that finds no room forgets that, so look now.
-            ll.llama_get_logits(pointer)
+            if not self._is_ordered:
+                _order_rows(pointer)
+            self._is_ordered = False
             self._waiting.before()
             began = time.monotonic()
             code = ll.llama_decode(pointer, batch.native)
@@ -186,7 +193,13 @@ class Context:
         address = _logits_ith(self.handle.pointer, row)
         if not address:
             raise NativeError(f"llama.cpp has no logits for row {row} of its last batch")
-        return self._view(address, self._vocabulary_size)
+        self._is_ordered = True
+        view = self._views.get(address)
+        if view is None:
+            if len(self._views) > 4 * MAX_SEQUENCES:  # the buffer moved: forget the old places
+                self._views.clear()
+            view = self._views[address] = _view(address, self._vocabulary_size)
+        return view
 
     def embedding(self, *, row: int | None = None, seq_id: int | None = None) -> np.ndarray:
         """A copy of one output embedding: of a row, or pooled over a sequence."""
@@ -196,18 +209,7 @@ class Context:
         )
         if not found:
             raise NativeError("llama.cpp returned no embedding; is this an embedding context?")
-        return self._view(found, self.model.embedding_width).copy()
-
-    def _view(self, address: int, count: int) -> np.ndarray:
-        view = self._views.get(address)
-        if view is None or len(view) != count:
-            if len(self._views) > 4 * MAX_SEQUENCES:  # the buffer moved: forget the old places
-                self._views.clear()
-            array = (ctypes.c_float * count).from_address(address)
-            view = np.frombuffer(memoryview(array), np.float32)
-            view.flags.writeable = False
-            self._views[address] = view
-        return view
+        return _view(found, self.model.embedding_width).copy()
 
     # ---- cells --------------------------------------------------------------------------------
 
@@ -277,6 +279,12 @@ class Context:
                 self.handle.pointer, _bytes(blob), blob.nbytes, seq_id, flags
             )
         )
+
+
+def _view(address: int, count: int) -> np.ndarray:
+    view = np.frombuffer(memoryview((ctypes.c_float * count).from_address(address)), np.float32)
+    view.flags.writeable = False
+    return view
 
 
 def _bytes(array: np.ndarray) -> Any:  # noqa: ANN401 - a ctypes pointer

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from samovar.errors import SamovarError
@@ -40,8 +41,7 @@ DECODED, NO_ROOM, ABORTED = Decoded(), NoRoom(), Aborted()
 # ---- sampling -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Logprobs:
+class Logprobs(msgspec.Struct, frozen=True):
     """Log-probabilities of one position, over the raw logits, before any sampling stage."""
 
     chosen: float
@@ -49,8 +49,7 @@ class Logprobs:
     """(token, log-probability) of the likeliest tokens, likeliest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True):
     """A token that was picked."""
 
     token: int
@@ -92,8 +91,7 @@ class Sampler(Protocol):
 # ---- steps --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """What one sequence does in a step: compute `tokens`, then pick the next one if it samples."""
 
     seq_id: int
@@ -110,8 +108,7 @@ class Row:
     """Of the likeliest tokens, with each of those."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+class Stepped(msgspec.Struct, frozen=True):
     """A step ran. One result per row, in order; None for rows without a sampler."""
 
     results: tuple[Sampled | RowFailed | None, ...]

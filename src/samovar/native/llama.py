@@ -259,7 +259,7 @@ class LlamaBackend:
         outcome = self._cells.compute(rows, self._transfer.adapters)
         if not isinstance(outcome, Decoded):
             return outcome
-        results = tuple(self._sample_row(row) for row in rows)
+        results = tuple([self._sample_row(row) for row in rows])
         return scored(rows, results, self._context.logits)
 
     def sample(self, seq_id: int, sampler: Sampler) -> Sampled:
@@ -300,8 +300,9 @@ class LlamaBackend:
     def _sample_row(self, row: Row) -> Sampled | RowFailed | None:
         if row.sampler is None:
             return None
+        sequence = self._sequences.all[row.seq_id]
         try:
-            sampled = self.sample(row.seq_id, row.sampler)
+            sampled = row.sampler.sample(self._cells.logits(sequence), len(sequence.tokens))
             row.sampler.accept(sampled.token)
         except SamovarError as error:
             return RowFailed(error)

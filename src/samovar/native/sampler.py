@@ -16,6 +16,7 @@ leaves only one text to go on with, the tokens of that are known without any pic
 from __future__ import annotations
 
 import ctypes
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -119,9 +120,15 @@ class ChainSampler:
         self._chains = [
             Chain(vocabulary, stages) for stages in _stages(vocabulary, params, self.seed)
         ]
+        self._with_history = [chain for chain in self._chains if chain.has_history]
         self._is_argmax = params.temperature <= 0 and not any(c.moves_peak for c in self._chains)
         self._is_argmax = self._is_argmax and params.xtc_probability == 0
         self._forbidden = _forbidden(vocabulary, params)
+        self._bans = frozenset(self._forbidden)
+        self._takes_peak = self._is_argmax and not (
+            self._matcher is not None or params.min_tokens > 0 or params.logprobs is not None
+        )
+        """Whether it is the likeliest token unless that is forbidden, and no more is asked."""
         self.restart_history(tokens)
 
     @property
@@ -136,10 +143,12 @@ class ChainSampler:
         the logits do not.
         """
         peak = int(logits.argmax())  # of numbers and a NaN: the NaN
-        if not -np.inf < logits[peak] < np.inf:
+        if not math.isfinite(logits.item(peak)):
             raise NativeError("the model produced logits that are no numbers")
+        if self._takes_peak and peak not in self._bans:
+            return Sampled(peak, self._vocabulary.is_eog(peak))
         token: int | None = peak
-        if not self._is_argmax or self._bars_ends or peak in self._forbidden:
+        if not self._is_argmax or self._bars_ends or peak in self._bans:
             token = self._pick(self._without_ends(logits), position, philox.PICK)
         if self._matcher is not None and (token is None or not self._matcher.allows(token)):
             masked = np.where(self._allowed(self._matcher), logits, np.float32(-np.inf))
@@ -158,7 +167,8 @@ class ChainSampler:
         if self._matcher is not None:
             self._matcher.consume(token)
         self._num_accepted += 1
-        self._remember(token)
+        if self._with_history:
+            self._remember(token)
 
     def forced(self, limit: int) -> list[int]:
         """See Sampler. Empty where every token is to be scored, and from a token on that is banned.
@@ -174,9 +184,9 @@ class ChainSampler:
 
     def restart_history(self, tokens: Sequence[int]) -> None:
         """Let the penalties and DRY look at the end of `tokens` and at nothing before."""
-        if not any(chain.has_history for chain in self._chains):
+        if not self._with_history:
             return
-        for chain in self._chains:
+        for chain in self._with_history:
             chain.reset()
         params = self.params
         window = max(_window(params.penalty_last_n), _window(params.dry_penalty_last_n))
@@ -189,7 +199,7 @@ class ChainSampler:
             chain.close()
 
     def _remember(self, token: int) -> None:
-        for chain in self._chains:
+        for chain in self._with_history:
             chain.accept(token)
 
     @property
@@ -302,13 +312,11 @@ class Chain:
 
     def accept(self, token: int) -> None:
         """Let the stages that have a history see the token."""
-        if self.has_history:
-            ll.llama_sampler_accept(self.handle.pointer, token)
+        ll.llama_sampler_accept(self.handle.pointer, token)
 
     def reset(self) -> None:
         """Forget the history."""
-        if self.has_history:
-            ll.llama_sampler_reset(self.handle.pointer)
+        ll.llama_sampler_reset(self.handle.pointer)
 
     def close(self) -> None:
         """Free the stages. Idempotent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,14 +42,15 @@ class Sequence:
         """Whether every cell was computed under these adapters."""
         return not self.tokens or (self.mixed_from is None and self.adapters == adapters)
 
-    def extend(self, tokens: list[int], adapters: bytes) -> None:
-        """These tokens were computed after the others."""
+    def extend(self, tokens: List[int], adapters: bytes) -> None:
+        """These tokens were computed after the others; what follows them is not known yet."""
         if not self.tokens:
             self.adapters = adapters
         elif self.adapters != adapters and self.mixed_from is None:
             self.mixed_from = len(self.tokens)
         self.revision += 1
         self.tokens.extend(tokens)
+        self.row = self.saved = None
 
     def truncate(self, length: int) -> None:
         """The tokens from `length` on are gone."""
@@ -71,43 +73,47 @@ class Sequences:
     """All sequences of a context."""
 
     def __init__(self, count: int) -> None:
-        self._all = [Sequence() for _ in range(count)]
+        self.all = [Sequence() for _ in range(count)]
+        """By id, for ids that were checked."""
         self._in_batch: set[int] = set()
 
     def __getitem__(self, seq_id: int) -> Sequence:
         """The sequence; raises InvalidRequest for an id that the context does not have."""
-        if not 0 <= seq_id < len(self._all):
+        if not 0 <= seq_id < len(self.all):
             raise InvalidRequest(
-                f"there is no sequence {seq_id}; this context has 0 to {len(self._all) - 1}"
+                f"there is no sequence {seq_id}; this context has 0 to {len(self.all) - 1}"
             )
-        return self._all[seq_id]
+        return self.all[seq_id]
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._all)
+        return iter(self.all)
 
     @property
     def num_cells(self) -> int:
         """Tokens in all sequences together."""
-        return sum(len(sequence.tokens) for sequence in self._all)
+        return sum(len(sequence.tokens) for sequence in self.all)
 
     def logits_owners(self, besides: Collection[int] = ()) -> list[Sequence]:
         """The sequences whose logits lie in the last batch, but for some."""
-        owners = [self._all[seq_id] for seq_id in self._in_batch if seq_id not in besides]
+        others = self._in_batch.difference(besides)
+        if not others:
+            return []
+        owners = [self.all[seq_id] for seq_id in others]
         return [sequence for sequence in owners if sequence.row is not None]
 
     def set_rows(self, rows: dict[int, int]) -> None:
         """A batch ran: these sequences have logits in it, and nobody else has."""
-        for sequence in self.logits_owners():
-            sequence.row = None
+        for seq_id in self._in_batch:
+            self.all[seq_id].row = None
         for seq_id, row in rows.items():
-            self._all[seq_id].row = row
-            self._all[seq_id].saved = None
+            sequence = self.all[seq_id]
+            sequence.row, sequence.saved = row, None
         self._in_batch = set(rows)
 
     def require_logits(self, seq_id: int) -> Sequence:
         """The sequence, if its next token can be sampled; raises NoLogits otherwise."""
         sequence = self[seq_id]
-        if not sequence.has_logits:
+        if sequence.row is None and sequence.saved is None:
             raise NoLogits(
                 f"sequence {seq_id} has no logits for its next token; remove its last token"
                 " (seq_rm_last) and prefill that again"

@@ -19,6 +19,7 @@ from samovar.native.handle import Handle
 MAX_TEXT_BYTES = 64 * 2**20
 """Longest text of one call. The tokenisers hold several copies at once."""
 
+_PIECE_BYTES = 64  # longer pieces are rare, and asked for twice
 _LARGE_TEXT = 2**20  # below it, tokenizing is quicker than looking at every piece
 
 _TYPES = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2", 7: "test"}
@@ -46,6 +47,30 @@ _PART = re.compile(
 _UNSPLIT = ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "superbpe")
 
 
+class _Pieces(dict[int, bytes]):
+    """The bytes of each token that was asked for; any may be asked for."""
+
+    def __init__(self, model: Handle, vocab: int, size: int, *, special: bool) -> None:
+        super().__init__()
+        self._model = model
+        self._vocab = vocab
+        self._size = size
+        self._special = special
+
+    def __missing__(self, token: int) -> bytes:
+        check_tokens([token], self._size)
+        _ = self._model.pointer  # not after the model is closed
+        length = _PIECE_BYTES
+        for _attempt in range(2):
+            buffer = (ctypes.c_char * length)()  # not shared: several threads may ask at once
+            found = ll.llama_token_to_piece(self._vocab, token, buffer, length, 0, self._special)
+            if found >= 0:
+                piece = self[token] = buffer.raw[:found]
+                return piece
+            length = -found
+        raise NativeError(f"llama.cpp has no piece for token {token}")
+
+
 class Vocabulary:
     """The tokens of a model: ids from 0 to `size - 1`, each standing for a piece of bytes.
 
@@ -58,8 +83,9 @@ class Vocabulary:
         self._vocab: int = ll.llama_model_get_vocab(model.pointer)
         self.size: int = ll.llama_vocab_n_tokens(self._vocab)
         self.kind: str = _TYPES.get(ll.llama_vocab_type(self._vocab), "unknown")
-        self._pieces: dict[int, bytes] = {}
-        self._pieces_special: dict[int, bytes] = {}
+        self._pieces = _Pieces(model, self._vocab, self.size, special=False)
+        self._special_pieces = _Pieces(model, self._vocab, self.size, special=True)
+        self._ends: dict[int, bool] = {}
         self._special_patterns: dict[bool, re.Pattern[bytes]] = {}
 
     @property
@@ -174,26 +200,12 @@ class Vocabulary:
 
         Pieces concatenate: the bytes of A + B are the bytes of A, then those of B.
         """
-        cache = self._pieces_special if special else self._pieces
-        found = cache.get(token)
-        if found is None:
-            found = cache[token] = self._piece(token, special=special)
-        return found
-
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        self.check([token])
-        buffer = ctypes.create_string_buffer(64)  # not shared: several threads may ask at once
-        length = ll.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
-        if length < 0:
-            buffer = ctypes.create_string_buffer(-length)
-            length = ll.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
-        if length < 0:
-            raise NativeError(f"llama.cpp has no piece for token {token}")
-        return buffer.raw[:length]
+        return (self._special_pieces if special else self._pieces)[token]
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> bytes:
         """The bytes of `tokens`, piece by piece. Raises InvalidToken for an id out of range."""
-        return b"".join([self.piece(token, special=special) for token in tokens])
+        pieces = self._special_pieces if special else self._pieces
+        return b"".join([pieces[token] for token in tokens])
 
     def check(self, tokens: Sequence[int]) -> None:
         """Raise InvalidToken unless every id is in the vocabulary (others may abort)."""
@@ -226,7 +238,10 @@ class Vocabulary:
 
     def is_eog(self, token: int) -> bool:
         """Whether generation ends with this token."""
-        return bool(ll.llama_vocab_is_eog(self.pointer, token))
+        found = self._ends.get(token)
+        if found is None:
+            found = self._ends[token] = bool(ll.llama_vocab_is_eog(self.pointer, token))
+        return found
 
     @cached_property
     def eog_tokens(self) -> tuple[int, ...]:

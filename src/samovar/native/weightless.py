@@ -339,8 +339,7 @@ class WeightlessBackend:
             cells.append(cell)
             running.update(cell)
             self._each.append(self._logits(running.digest()) if row.following else _NO_LOGITS)
-        sequence.extend(list(row.tokens), self._adapters_digest)
-        sequence.forget_logits()
+        sequence.extend(row.tokens, self._adapters_digest)
         if row.wants_logits or row.sampler is not None:
             sequence.saved = self._logits(running.digest())
 
