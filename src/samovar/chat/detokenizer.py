@@ -13,14 +13,16 @@ class Detokenizer:
     """
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""
 
     def feed(self, piece: bytes) -> str:
         """The text that is complete with these bytes."""
-        return self._decoder.decode(piece)
+        data = self._held + piece
+        text, length = codecs.utf_8_decode(data, "replace")
+        self._held = data[length:]
+        return text
 
     def flush(self) -> str:
         """What is left: U+FFFD for a character that never was completed."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        rest, self._held = self._held, b""
+        return rest.decode("utf-8", "replace")

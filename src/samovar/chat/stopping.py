@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(msgspec.Struct, frozen=True):
     """Text that cannot become part of a stop string any more, and the stop string that ended it."""
 
     text: str
@@ -30,6 +30,8 @@ class StopStrings:
             # One that begins with another can never be seen whole: the other ends the text first.
             if not any(stop.startswith(other) for other in kept):
                 kept.append(stop)
+        self.is_empty = not kept
+        """Whether there are none, and every text passes as it is."""
         self._pattern = re.compile("|".join(map(re.escape, kept))) if kept else None
         self._stops = tuple(kept)
         self._firsts = frozenset(stop[0] for stop in kept)

@@ -13,7 +13,9 @@ hold them. Where one is complete, nothing more is told, and `stop` says which it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+
+import msgspec
 
 from samovar.chat.notations import BARE_QUOTING
 from samovar.chat.parser import Call, Content, Parser, Piece, Reasoning
@@ -41,16 +43,15 @@ class Budget:
     closing: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(msgspec.Struct):
     """What becomes one delta."""
 
     kind: _Kind
     text: str = ""
     name: str = ""
     call: int = 0
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    tokens: list[int] = msgspec.field(default_factory=list)
+    logprobs: list[TokenLogprobs] = msgspec.field(default_factory=list)
 
 
 class Turn:
@@ -78,6 +79,8 @@ class Turn:
         self.stop: str | None = None
         """The stop string that its content has come to."""
         self._num_calls = 0
+        self._is_plain = parser is None and self._stops.is_empty
+        """Nothing is looked for, so nothing is held back."""
 
     @property
     def has_calls(self) -> bool:
@@ -101,6 +104,9 @@ class Turn:
 
     def hear(self, token: int, text: str, logprobs: TokenLogprobs | None = None) -> None:
         """One more token, and the text that it made sure."""
+        if self._is_plain:
+            self._hear_plainly(token, text, logprobs)
+            return
         was_reasoning = self.is_reasoning
         pieces = self._pieces(text)
         if logprobs is not None:
@@ -113,6 +119,13 @@ class Turn:
             self._logprobs.clear()  # a marker: no text of anything
         self._num_reasoning += was_reasoning and self.is_reasoning
         self._last().tokens.append(token)
+
+    def _hear_plainly(self, token: int, text: str, logprobs: TokenLogprobs | None) -> None:
+        part = self._last()
+        part.text += text
+        part.tokens.append(token)
+        if logprobs is not None:
+            part.logprobs.append(logprobs)
 
     def end(self, text: str) -> None:
         """The turn is over: the rest of its text, and what was held back."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from samovar.chat.detokenizer import Detokenizer
 from samovar.chat.stopping import StopStrings
 from samovar.types import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """Why a choice is over, and the stop string or token that ended it, if one did."""
 
     reason: FinishReason
     stop: str | int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """The text that became sure with a token, and the end if that was one."""
 
     text: str
@@ -50,7 +49,10 @@ class Output:
         if is_eog or token in self._stop_tokens:
             stop = None if is_eog and token not in self._stop_tokens else token
             return Said(self.flush(), Ending("stop", stop))
-        passed = self._stops.feed(self._detokenizer.feed(self._pieces([token])))
+        text = self._detokenizer.feed(self._pieces([token]))
+        if self._stops.is_empty:
+            return Said(text)
+        passed = self._stops.feed(text)
         if passed.stop is not None:
             named = None if passed.stop in self._ends else passed.stop
             return Said(passed.text, Ending("stop", named))

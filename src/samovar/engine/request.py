@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from samovar.chat.turn import Turn
 from samovar.engine.output import Ending
@@ -105,7 +107,7 @@ class Running:
         if turn.stop is not None and ending.reason != "cancelled":
             ending = Ending("stop", turn.stop)
         if ending.reason == "stop" and turn.has_calls:
-            ending = replace(ending, reason="tool_calls")
+            ending = msgspec.structs.replace(ending, reason="tool_calls")
         sequence.ending = ending
 
     def finished(self, now: float) -> Finished:
