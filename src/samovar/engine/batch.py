@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import msgspec
 
 from samovar.engine.scheduler import Scheduler
 from samovar.engine.sequence import Phase, Sequence
@@ -35,16 +36,14 @@ Result = Sampled | RowFailed | None
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """A sequence that cannot be computed further; without an error it is out of room."""
 
     sequence: Sequence
     error: SamovarError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(msgspec.Struct, frozen=True):
     """Log-probabilities of the tokens of a prompt from `start` on."""
 
     sequence: Sequence
@@ -52,8 +51,7 @@ class Scored:
     logprobs: tuple[Logprobs, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What came of a step."""
 
     results: tuple[tuple[Sequence, Result], ...] = ()
@@ -76,20 +74,16 @@ class Batch:
 
     def compute(self, step: Step) -> Outcome:
         """Compute a step, or as much of it as can be."""
-        # Taken apart, a step may cost a sequence its cells before its own row comes.
-        here = tuple(row for row in step.rows if row.sequence.phase is Phase.RUNNING)
-        return self._compute(replace(step, rows=here)) if here else Outcome()
-
-    def _compute(self, step: Step) -> Outcome:
         is_kept_alike = self._is_kept_alike(step)
         rows = [self._row(row, wants_logits=is_kept_alike) for row in step.rows]
-        bridges = self._bridges(step, wants_logits=is_kept_alike)
+        bridges = self._bridges(step, is_kept_alike=is_kept_alike)
         try:
-            outcome = self._backend.step(_merged(rows, bridges))
+            outcome = self._backend.step(_merged(rows, bridges) if bridges else rows)
         except SamovarError as error:
             return self._one_by_one(step, error)
         finally:
-            self._remove(bridges)
+            if bridges:
+                self._remove(bridges)
         if isinstance(outcome, NoRoom):
             return self._make_room(step)
         if isinstance(outcome, Aborted):
@@ -104,15 +98,15 @@ class Batch:
         In deterministic mode single tokens are. Alone, one has other last bits, and so have its
         logits when no other row's are asked for.
         """
-        return self._scheduler.limits.is_deterministic and step.num_tokens == len(step.rows)
+        return self._scheduler.limits.is_deterministic and step.is_decode_only
 
     def _row(self, row: StepRow, *, wants_logits: bool) -> Row:
-        sequence = row.sequence
+        sequence, catches_up = row.sequence, row.catches_up
         assert sequence.seq_id is not None
-        sampler = sequence.sampler if row.catches_up and sequence.samples else None
+        sampler = sequence.sampler if catches_up and sequence.samples else None
         # Also where nothing is picked: a state that cannot be cut is kept with what follows it.
-        wants = wants_logits or row.catches_up
-        following = row.following
+        wants = wants_logits or catches_up
+        following = row.following if sequence.is_scored else ()
         if not following:
             return Row(sequence.seq_id, row.tokens, sampler, wants_logits=wants)
         return Row(
@@ -129,7 +123,11 @@ class Batch:
     def _one_by_one(self, step: Step, error: SamovarError) -> Outcome:
         if len(step.rows) == 1:
             return Outcome(broken=(Broken(step.rows[0].sequence, error),))
-        outcomes = [self.compute(replace(step, rows=(row,))) for row in step.rows]
+        outcomes = [
+            self.compute(Step((row,), step.adapters))
+            for row in step.rows
+            if row.sequence.phase is Phase.RUNNING  # another one's may have cost it its cells
+        ]
         return Outcome(
             tuple(result for outcome in outcomes for result in outcome.results),
             tuple(broken for outcome in outcomes for broken in outcome.broken),
@@ -166,25 +164,24 @@ class Batch:
 
     # ---- bridges ------------------------------------------------------------------------------
 
-    def _bridges(self, step: Step, *, wants_logits: bool) -> list[Row]:
+    def _bridges(self, step: Step, *, is_kept_alike: bool) -> list[Row]:
         if not self._can_bridge:
             return []
-        ids = {row.sequence.seq_id for row in step.rows}
-        present = sorted(seq_id for seq_id in ids if seq_id is not None)
-        gaps = [i for i in range(present[0], present[-1]) if i not in ids]
-        if self._is_kept_alike(step):
+        present = [row.sequence.seq_id or 0 for row in step.rows]
+        gaps = _gaps(present)
+        if is_kept_alike:
             gaps = gaps if len(present) > 1 else [self._neighbour(present[0])]
             for seq_id in gaps:
                 self._make_bridgeable(seq_id)
         elif len(gaps) >= len(present):
             return []  # more rows for nothing than rows that are joined by them
-        if step.num_tokens + len(gaps) > self._backend.batch_size or not gaps:
+        if not gaps or step.num_tokens + len(gaps) > self._backend.batch_size:
             return []
         room = self._scheduler.limits.context_length
         if any(self._scheduler.seats[i].num_cells >= room for i in gaps):
             return []
         token = step.rows[0].tokens[0]
-        return [Row(i, [token], wants_logits=wants_logits) for i in gaps]
+        return [Row(i, [token], wants_logits=is_kept_alike) for i in gaps]
 
     def _neighbour(self, seq_id: int) -> int:
         """Any lane beside it: a row in company is computed otherwise than a row alone."""
@@ -204,15 +201,23 @@ class Batch:
                 self._backend.seq_rm(row.seq_id, held)
 
 
+def _gaps(present: List[int]) -> list[int]:
+    """The ids that are missing among some that ascend."""
+    if present[-1] - present[0] < len(present):
+        return []
+    ids = set(present)
+    return [i for i in range(present[0], present[-1]) if i not in ids]
+
+
 def _merged(rows: list[Row], bridges: list[Row]) -> list[Row]:
-    return sorted(rows + bridges, key=lambda row: row.seq_id) if bridges else rows
+    return sorted(rows + bridges, key=lambda row: row.seq_id)
 
 
 def _results(
     step: Step, bridges: list[Row], outcome: Stepped
 ) -> tuple[tuple[Sequence, Result], ...]:
-    results = _own(step, bridges, outcome.results)
-    return tuple((row.sequence, r) for row, r in zip(step.rows, results, strict=True))
+    results = _own(step, bridges, outcome.results) if bridges else outcome.results
+    return tuple([(row.sequence, r) for row, r in zip(step.rows, results, strict=True)])
 
 
 def _scores(step: Step, bridges: list[Row], outcome: Stepped) -> tuple[Scored, ...]:

@@ -32,8 +32,10 @@ class Move:
 
 def next_move(scheduler: Scheduler, *, can_bridge: bool, cell_seconds: float) -> Move | None:
     """The move that pays, if one does: in steps that take less time than before."""
+    if len(scheduler.running) < 2:
+        return None
     ids = [one.seq_id for one in scheduler.running if one.seq_id is not None]
-    if len(ids) < 2 or ids[-1] - ids[0] < len(ids):
+    if ids[-1] - ids[0] < len(ids):
         return None
     taken = set(ids)
     free = [i for i in range(ids[0], ids[-1]) if i not in taken and scheduler.seats[i].is_takeable]
@@ -115,7 +117,7 @@ class Packing:
             return False
         backend.seq_rm(source.seq_id)
         target.wipe()
-        self._scheduler.seats.move(source, target)
+        self._scheduler.move(source, target)
         if up is None:
             return True
         try:

@@ -4,38 +4,22 @@
                                  └─> restoring() ──> restored()
                              schedule() ──> Step ──> (decode call) ──> advance / no_room / slow
 
-Decoding sequences come first, one token each (or a few that a grammar forces); prefill gets what
-the latency promise leaves, half of it the sequence that was admitted first, so that it gets on,
-and half the one that was served least, so that a short prompt does not wait for a long one. When
-nobody decodes, prompts go in full chunks of the fixed grid. Sequences under different adapters
-take turns.
+What a step computes of those that run is `composing`'s business; this knows who they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from samovar.engine.composing import Composing
+from samovar.engine.composing import Limits as Limits
 from samovar.engine.fairness import GENERATED_WEIGHT, Tenants, WaitingLine
 from samovar.engine.latency import StepCosts
 from samovar.engine.seats import LEAST_COPY, Placement, Seat, Seats
-from samovar.engine.sequence import Adapters, Phase, Sequence, common_prefix
-from samovar.engine.step import Step, StepRow
+from samovar.engine.sequence import Phase, Sequence, common_prefix
+from samovar.engine.step import Step
 
-FEW_TOKENS = 16  # not worth a chunk of their own, and what a grammar forces is rarely longer
 _SPARE_CELLS = 16  # per running sequence: who is admitted into the last cell is preempted at once
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a step and the context can hold."""
-
-    batch_size: int
-    context_length: int
-    """Tokens of one sequence."""
-    is_deterministic: bool = False
-    most_scored: int = 256
-    """Tokens of a step that have logits of their own, because log-probabilities are wanted."""
 
 
 class Scheduler:
@@ -50,8 +34,10 @@ class Scheduler:
         self.costs = costs
         self.tenants = Tenants()
         self.waiting = WaitingLine(self.tenants)
-        self._largest_chunk = limits.batch_size
-        self._turn = 0
+        self._composing = Composing(limits, costs, self.tenants)
+        self._running: list[Sequence] | None = None
+        self._last: Step | None = None
+        """The last step if it was one token of each that runs, and nobody came or went since."""
         self._is_crowded = False
         """Somebody was preempted, and nobody has left since: a newcomer would be the next."""
 
@@ -65,7 +51,13 @@ class Scheduler:
     @property
     def running(self) -> list[Sequence]:
         """Those whose cells are there, by sequence id: the others are being restored."""
-        return [one for one in self.seated if one.phase is Phase.RUNNING]
+        if self._running is None:
+            self._running = [one for one in self.seated if one.phase is Phase.RUNNING]
+        return self._running
+
+    def _has_changed(self) -> None:
+        """Another one runs, one less does, or one sits elsewhere."""
+        self._running = self._last = None
 
     def add(self, sequence: Sequence) -> None:
         """A new sequence waits."""
@@ -86,6 +78,7 @@ class Scheduler:
             if not keeps:
                 self.seats.empty(seat)
         sequence.finish()
+        self._has_changed()
         self.tenants.leave(sequence.request.tenant)
 
     def _seat(self, sequence: Sequence) -> Seat:
@@ -142,7 +135,7 @@ class Scheduler:
         sequence = placement.sequence
         self.waiting.remove(sequence)
         sequence.admit(placement.seq_id, num_computed, now)
-        sequence.turn = self._turn
+        sequence.turn = self._composing.turn
         ledger, target, source = self.seats.ledger, placement.seq_id, placement.source
         if ledger is not None:
             if source is not None and source != target:
@@ -150,12 +143,13 @@ class Scheduler:
             else:
                 ledger.cut(target, num_computed)
         self.seats.take(placement)
+        self._has_changed()
 
     def restoring(self, sequence: Sequence, seq_id: int, length: int, now: float) -> None:
         """So many tokens are on their way to an id; the cells that they will take are taken."""
         self.waiting.remove(sequence)
         sequence.restore(seq_id, now)
-        sequence.turn = self._turn
+        sequence.turn = self._composing.turn
         if self.seats.ledger is not None:
             self.seats.ledger.cut(seq_id, 0)
             self.seats.ledger.grow(seq_id, length)
@@ -165,9 +159,15 @@ class Scheduler:
         """So many of them came."""
         assert sequence.seq_id is not None
         sequence.run(length, now)
+        self._has_changed()
         if self.seats.ledger is not None:
             self.seats.ledger.cut(sequence.seq_id, 0)  # a second try may bring more than the first
             self.seats.ledger.grow(sequence.seq_id, length)
+
+    def move(self, source: Seat, target: Seat) -> None:
+        """The holder of one seat, whose cells went to another one, goes there too."""
+        self.seats.move(source, target)
+        self._has_changed()
 
     def room_for(self, sequence: Sequence) -> int | None:
         """The id to which all cells of a waiting sequence can be brought; None: there is no room.
@@ -245,127 +245,13 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """What to compute next. Empty when nothing is to be done."""
-        groups: dict[tuple[Adapters, bool], list[Sequence]] = {}
-        for one in self.running:
-            if one.num_remaining:
-                groups.setdefault(self._group(one), []).append(one)
-        if not groups:
-            return Step()
-        # Whose last turn is the longest ago; who has just come has not waited yet.
-        group = min(groups.values(), key=lambda members: min(one.turn for one in members))
-        self._turn += 1
-        for one in group:
-            one.turn = self._turn
-        few = [one for one in group if self._is_decoding(one)]
-        prompts = [one for one in group if not self._is_decoding(one)]
-        budget = self._budget(len(few), len(groups))
-        rows = self._decode_rows(few, budget // 2 if prompts else budget, len(prompts))
-        rows += self._prefill_rows(prompts, rows, budget)
-        rows.sort(key=lambda row: row.sequence.seq_id or 0)
-        is_prefill_only = bool(rows) and len(prompts) == len(rows)
-        return Step(tuple(rows), group[0].adapters, is_prefill_only)
-
-    def _group(self, sequence: Sequence) -> tuple[Adapters, bool]:
-        """Those who may share a decode call: of one set of adapters.
-
-        In deterministic mode prompts and single tokens never do: llama.cpp would cut a prompt's
-        chunk in two beside other rows, and every other cut gives other last bits.
-        """
-        return sequence.adapters, self.limits.is_deterministic and self._is_decoding(sequence)
-
-    def _budget(self, rows: int, turns: int) -> int:
-        """Tokens for the next step besides one each for `rows`, when so many groups take turns."""
-        promised = sum(
-            one.clock.first_token is not None for one in self.running if one.num_remaining
-        )
-        return self.costs.prefill_budget(promised, self._largest_chunk, rows, turns)
-
-    def _is_decoding(self, sequence: Sequence) -> bool:
-        if self.limits.is_deterministic:
-            return sequence.num_computed >= sequence.num_prompt - 1
-        return sequence.num_remaining <= FEW_TOKENS and not sequence.awaits_scores
-
-    def _decode_rows(
-        self, sequences: list[Sequence], budget: int, num_prompts: int
-    ) -> list[StepRow]:
-        """All that are a few tokens behind: every one at least one token, whatever is forced."""
-        left = max(0, min(budget, self.limits.batch_size - len(sequences) - num_prompts))
-        most = 1 if self.limits.is_deterministic else self._largest_chunk
-        rows = []
-        for one in sequences:
-            extra = min(self._until_cut(one, most) - 1, left)
-            left -= extra
-            rows.append(StepRow(one, 1 + extra))
-        return rows
-
-    def _prefill_rows(
-        self, prompts: list[Sequence], decoding: list[StepRow], budget: int
-    ) -> list[StepRow]:
-        if not prompts:
-            return []
-        if self.limits.is_deterministic:
-            first = min(prompts, key=lambda one: one.order)
-            return [StepRow(first, self._to_grid(first, self.limits.batch_size))]
-        taken = sum(row.count for row in decoding)
-        budget = min(budget - (taken - len(decoding)), self.limits.batch_size - taken)
-        if not decoding and len(prompts) == 1:
-            bought = max(1, int(budget / self._price(prompts[0])))
-            return [StepRow(prompts[0], self._to_grid(prompts[0], bought))]
-        return self._shared_out(prompts, budget)
-
-    def _shared_out(self, prompts: list[Sequence], budget: int) -> list[StepRow]:
-        """Half for who came first, the rest for who was served least, then next least."""
-        first = min(prompts, key=lambda one: one.order)
-        counts: dict[Sequence, int] = {}
-        left = float(budget)
-        if budget > 0:
-            left -= self._grant(first, max(1, budget // 2), counts)
-        for one in sorted(prompts, key=self._attained):
-            left -= self._grant(one, left, counts)
-        return [StepRow(one, count) for one, count in counts.items()]
-
-    def _grant(self, one: Sequence, budget: float, counts: dict[Sequence, int]) -> float:
-        """Add to the counts what a budget buys for one of them; returns what that costs.
-
-        Whoever is the first gets a token in any case.
-        """
-        has, price = counts.get(one, 0), self._price(one)
-        more = max(0 if counts else 1, int(budget / price))
-        if one.scores_next:
-            scored = sum(count for other, count in counts.items() if other.scores_next)
-            more = min(more, self.limits.most_scored - scored)
-        more = self._until_cut(one, has + max(0, more)) - has
-        if more > 0:
-            counts[one] = has + more
-        return max(0, more) * price
-
-    def _price(self, sequence: Sequence) -> float:
-        """What its next token costs, in tokens of prefill."""
-        return self.costs.price() if sequence.scores_next else 1.0
-
-    def _attained(self, sequence: Sequence) -> tuple[float, int, int]:
-        served = self.tenants.served(sequence.request.tenant)
-        return served, sequence.num_computed - sequence.num_live, sequence.order
-
-    def _until_cut(self, sequence: Sequence, most: int) -> int:
-        """`most`, but no further than the sequence goes or where its chunk has to end."""
-        count = min(most, sequence.num_remaining)
-        if sequence.must_end_at is not None and sequence.must_end_at > sequence.num_computed:
-            count = min(count, sequence.must_end_at - sequence.num_computed)
-        if sequence.awaits_scores and not sequence.scores_next:  # what was told is not told again
-            count = min(count, sequence.num_scored - 1 - sequence.num_computed)
-        return count
-
-    def _to_grid(self, sequence: Sequence, most: int) -> int:
-        """The chunk ends where the absolute grid does, so that cold and warm are cut alike."""
-        size = self.limits.batch_size
-        if sequence.is_scored and (self.limits.is_deterministic or sequence.scores_next):
-            size = min(size, self.limits.most_scored)
-        to_line = size - sequence.num_computed % size
-        count = self._until_cut(sequence, min(most, to_line))
-        if self.limits.is_deterministic:  # a prompt's last token is a row like a decoded one
-            count = min(count, max(1, sequence.num_prompt - 1 - sequence.num_computed))
-        return count
+        last = self._last
+        if last is not None and last.is_due_again:
+            return last
+        step = self._composing.compose(self.running)
+        is_all = step.is_decode_only and len(step.rows) == len(self.running)
+        self._last = step if is_all else None
+        return step
 
     # ---- what came of it ----------------------------------------------------------------------
 
@@ -381,18 +267,11 @@ class Scheduler:
                 one.must_end_at = None
             weight = GENERATED_WEIGHT if row.count == 1 else 1.0
             self.tenants.charge(one.request.tenant, weight * row.count)
-        self._largest_chunk = min(self.limits.batch_size, 2 * self._largest_chunk)
+        self._composing.grow()
 
     def shrink(self, step: Step) -> bool:
-        """The step was too large or too slow: the next one will be smaller. False: it cannot be.
-
-        In deterministic mode it stays as it is, and is tried so many times as halving it would.
-        """
-        largest = min(self._largest_chunk, max((row.count for row in step.rows), default=0))
-        if largest <= 1:
-            return False
-        self._largest_chunk = max(1, largest // 2)
-        return True
+        """The step was too large or too slow: the next one will be smaller. False: it cannot be."""
+        return self._composing.shrink(step)
 
     def victim(self, among: Iterable[Sequence] | None = None) -> Sequence | None:
         """Who gives its cells up: of the lowest priority the youngest. Never the only one."""
@@ -407,6 +286,7 @@ class Scheduler:
         seat.leave(keep=False)
         self.seats.empty(seat)
         sequence.preempt()
+        self._has_changed()
         self.waiting.add(sequence)
         self._is_crowded = True
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from samovar.engine.sequence import Adapters, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(msgspec.Struct, frozen=True):
     """The next `count` uncomputed tokens of a sequence."""
 
     sequence: Sequence
@@ -35,26 +34,37 @@ class StepRow:
         return self.count == self.sequence.num_remaining
 
 
-@dataclass(frozen=True, slots=True)
 class Step:
     """Rows of one adapter set, ascending by sequence id: llama.cpp cuts other orders to pieces."""
 
-    rows: tuple[StepRow, ...] = ()
-    adapters: Adapters = ()
-    is_prefill_only: bool = False
-    """Whether every row is a piece of a prompt."""
+    __slots__ = ("adapters", "num_decode_rows", "num_tokens", "rows")
+
+    def __init__(self, rows: tuple[StepRow, ...] = (), adapters: Adapters = ()) -> None:
+        counts = [row.count for row in rows]
+        self.rows = rows
+        self.adapters = adapters
+        self.num_tokens = sum(counts)
+        """Tokens that it computes."""
+        self.num_decode_rows = counts.count(1)
+        """Rows that cost what a decode row costs."""
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that it computes."""
-        return sum(row.count for row in self.rows)
+    def is_decode_only(self) -> bool:
+        """Whether every row is one token."""
+        return self.num_decode_rows == len(self.rows)
+
+    @property
+    def is_due_again(self) -> bool:
+        """Whether each of its sequences has one token more to compute, as when it was made."""
+        for row in self.rows:
+            one = row.sequence
+            if len(one.tokens) - one.num_computed != 1:
+                return False
+        return True
 
     @property
     def num_scored_tokens(self) -> int:
         """Tokens of prompts that are computed for log-probabilities; not once it was computed."""
+        if self.is_decode_only:
+            return 0
         return sum(row.count for row in self.rows if row.count > 1 and row.sequence.scores_next)
-
-    @property
-    def num_decode_rows(self) -> int:
-        """Rows that cost what a decode row costs."""
-        return sum(row.count == 1 for row in self.rows)
