@@ -15,26 +15,24 @@ from dataclasses import dataclass, replace
 
 from samovar.chat.turn import PLAIN, TurnForm
 from samovar.engine.adapters import Adapters
-from samovar.engine.batch import Batch, Broken, Outcome
+from samovar.engine.answering import Answering
+from samovar.engine.batch import Batch
 from samovar.engine.caching import Caching
 from samovar.engine.cells import CellLedger
 from samovar.engine.embedding import Embedding
 from samovar.engine.failure import failure
 from samovar.engine.intake import Intake, prefix_of
 from samovar.engine.latency import StepCosts
-from samovar.engine.output import Ending
 from samovar.engine.packing import Packing
 from samovar.engine.placing import Placing
-from samovar.engine.request import Running
 from samovar.engine.scheduler import Limits, Scheduler
 from samovar.engine.scopes import Cache
 from samovar.engine.seats import Cuts, Seats
-from samovar.engine.sequence import Phase, Sequence
+from samovar.engine.sequence import Sequence
 from samovar.engine.sessions import Sessions
 from samovar.engine.step import Step
 from samovar.engine.verifying import Verifying
 from samovar.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     SamovarError,
@@ -90,7 +88,6 @@ class Engine:
             self.costs,
         )
         self._now = clock
-        self._requests: dict[str, Running] = {}
         self.sessions = Sessions(self.scheduler)
         self._adapters = Adapters()
         self._intake = Intake(
@@ -101,7 +98,9 @@ class Engine:
             backend, self.scheduler, self._placing, self._adapters, clock, cache
         )
         self._batch = Batch(backend, self.scheduler, self._before_preempt)
-        self._verifying = Verifying(backend)
+        self._answering = Answering(
+            self.scheduler, self.sessions, self._caching, Verifying(backend), clock
+        )
         self._packing = Packing(backend, self.scheduler, clock)
         self._embedding = Embedding(
             backend,
@@ -111,14 +110,13 @@ class Engine:
             clock,
             is_deterministic=is_deterministic,
         )
-        self._events: list[Event] = []
 
     # ---- requests -----------------------------------------------------------------------------
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do until somebody submits."""
-        return not self._requests and not self._events and self._embedding.is_idle
+        return self._answering.is_idle and self._embedding.is_idle
 
     def prepare(self, request: GenerateRequest) -> None:
         """Do beforehand what takes long about a request; from any thread, before `submit`.
@@ -148,7 +146,7 @@ class Engine:
         Raises InvalidRequest only for an id that is in use, because no event could tell the two
         apart.
         """
-        if request.request_id in self._requests or request.request_id in self._embedding:
+        if request.request_id in self._answering.requests or request.request_id in self._embedding:
             raise InvalidRequest("another request with this id is not finished yet")
         now = self._now()
         try:
@@ -156,25 +154,27 @@ class Engine:
                 self._adapters.require(request.adapters)
                 self._embedding.submit(request)
             elif isinstance(request, VerifyRequest):
-                self._accept(self._intake.accept(prefix_of(request), now, request.candidates), now)
+                prefix = prefix_of(request)
+                self._answering.begin(self._intake.accept(prefix, now, request.candidates), now)
             else:
-                self._accept(self._intake.accept(request, now, form=form), now)
+                self._answering.begin(self._intake.accept(request, now, form=form), now)
         except SamovarError as error:
             retry_after = self._retry_after(request, error)
-            self._events.append(failure(request.request_id, error, retry_after))
+            self._answering.events.append(failure(request.request_id, error, retry_after))
 
     def cancel(self, request_id: str) -> None:
         """End a request with the next step, wherever it is. Unknown ids are ignored."""
-        running = self._requests.get(request_id)
+        running = self._answering.requests.get(request_id)
         if running is not None:
             running.is_cancelled = True
         self._embedding.cancel(request_id)
 
     def reset_session(self, name: str) -> None:
         """Forget a session, and fail the request that runs on it. Unknown ones are ignored."""
-        for running in list(self._requests.values()):
+        for running in list(self._answering.requests.values()):
             if running.request.session == name:
-                self._fail(running, SessionReset("the session was reset; send the prompt again"))
+                error = SessionReset("the session was reset; send the prompt again")
+                self._answering.fail(running, error)
         if name in self.sessions:
             self.sessions.end(name)
 
@@ -204,14 +204,6 @@ class Engine:
         self._adapters.require(adapters)
         return tuple((self._adapters[name].fingerprint.hex(), scale) for name, scale in adapters)
 
-    def _accept(self, running: Running, now: float) -> None:
-        self._requests[running.request.request_id] = running
-        for sequence in running.open_sequences():
-            self._caching.expect(sequence)
-        if running.is_over:  # somebody else brought it to its end
-            self._events.append(running.finished(now))
-            self._forget(running)
-
     def _retry_after(self, request: Request, error: SamovarError) -> float | None:
         """Until the work that is known of is done, as far as its speed is known."""
         if not isinstance(error, Overloaded):
@@ -221,27 +213,28 @@ class Engine:
         return self._intake.retry_after(self._sequences())
 
     def _sequences(self) -> list[Sequence]:
-        return [one for running in self._requests.values() for one in running.sequences]
+        return [one for running in self._answering.requests.values() for one in running.sequences]
 
     # ---- the step -----------------------------------------------------------------------------
 
     def step(self) -> list[Event]:
         """Do one step of the work there is; returns what came of it."""
         now = self._now()
-        self._end_what_is_over(now)
+        self._answering.events += self._embedding.end_what_is_over(now)
+        self._answering.end_what_is_over(now)
         self._admit(now)
         self._take_restored()
-        self.costs.shares = 1 if self._embedding.is_idle else 2
+        embeds = not self._embedding.is_idle
+        self.costs.shares = 2 if embeds else 1
         started = self._now()
         step = self.scheduler.schedule()
         if step.rows:
             self._run(step)
-        elif self._embedding.is_idle and not self._events:
+        elif not embeds and not self._answering.events:
             self._caching.wait()
-        if not self._embedding.is_idle:
-            self._events += self._embedding.work(self._spare(self._now() - started))
-        events, self._events = self._events, []
-        return events
+        if embeds:
+            self._answering.events += self._embedding.work(self._spare(self._now() - started))
+        return self._answering.told()
 
     def run(self) -> list[Event]:
         """Step until nothing is left to do; returns every event."""
@@ -249,17 +242,6 @@ class Engine:
         while not self.is_idle:
             events += self.step()
         return events
-
-    def _end_what_is_over(self, now: float) -> None:
-        self._events += self._embedding.end_what_is_over(now)
-        for running in list(self._requests.values()):
-            if running.is_cancelled:
-                self._cancel(running, now)
-            elif running.is_late(now):
-                seconds = running.request.timeout_seconds
-                self._fail(
-                    running, DeadlineExceeded(f"not finished within {seconds:g} s; it was stopped")
-                )
 
     def _spare(self, spent: float) -> float | None:
         """Seconds that are left for other work until the next step; None: nobody waits for it."""
@@ -286,20 +268,14 @@ class Engine:
             decode = step.num_decode_rows
             prefill = step.num_tokens - decode - scored
             self.costs.observe(decode, prefill, ended - started, scored)
-        self._tell_scores(outcome)
+        self._answering.tell_scores(outcome.scores)
         for broken in outcome.broken:
-            self._break(broken)
+            self._answering.break_off(broken)
         for sequence, result in outcome.results:
             if not isinstance(result, RowFailed):  # or what is no numbers would come back
                 self._caching.after_step(sequence)
-            self._take(sequence, result, ended)
+            self._answering.take(sequence, result, ended)
         self._placing.empty()
-
-    def _tell_scores(self, outcome: Outcome) -> None:
-        for one in outcome.scores:
-            if one.sequence.phase is not Phase.FINISHED:
-                running = self._requests[one.sequence.request_id]
-                self._events.append(running.score(one.sequence, one.start, one.logprobs))
 
     def _take_restored(self) -> None:
         """Blocks have come. Where nothing is left to compute, what follows was stored as well."""
@@ -307,7 +283,7 @@ class Engine:
             result = None
             if sequence.samples:
                 result = self._sampled(sequence)
-            self._take(sequence, result, self._now())
+            self._answering.take(sequence, result, self._now())
         self._placing.empty()
 
     def _sampled(self, sequence: Sequence) -> Sampled | RowFailed:
@@ -325,122 +301,14 @@ class Engine:
         self._caching.save(sequence, "evict")
         self._caching.expect(sequence)
 
-    def _break(self, broken: Broken) -> None:
-        """A sequence that cannot be computed: out of room, or a failure of its own."""
-        if broken.sequence.phase is not Phase.RUNNING:
-            return  # a sibling choice took it along, or it lost its cells and tries again
-        running = self._requests[broken.sequence.request_id]
-        if broken.error is None:
-            self._end(running, broken.sequence, Ending("length"), self._now())
-        else:
-            self._fail(running, broken.error)
-
-    def _take(self, sequence: Sequence, result: Sampled | RowFailed | None, now: float) -> None:
-        """What a sequence got out of the step."""
-        if sequence.phase is Phase.FINISHED:
-            return  # a sibling choice took it along; who lost its cells since still has its token
-        running = self._requests[sequence.request_id]
-        if isinstance(result, RowFailed):
-            self._fail(running, result.error)
-        elif isinstance(result, Sampled):
-            self._take_token(running, sequence, result, now)
-        elif not sequence.samples and not sequence.num_remaining:
-            if running.candidates:
-                self._verify(running, sequence)
-            else:
-                self._end(running, sequence, Ending("stop"), now)
-
-    def _verify(self, running: Running, sequence: Sequence) -> None:
-        try:
-            verdict = self._verifying.verify(sequence, running.candidates)
-        except SamovarError as error:
-            self._fail(running, error)
-            return
-        self._remove(sequence)
-        self._events.append(running.verified(verdict.accepted, verdict.next_token, self._now()))
-        self._forget(running)
-
-    def _take_token(
-        self, running: Running, sequence: Sequence, sampled: Sampled, now: float
-    ) -> None:
-        sequence.append(sampled.token, now)
-        said = sequence.output.feed(sampled.token, is_eog=sampled.is_eog)
-        running.hear(sequence, sampled, said.text)
-        ending = said.ending or running.stopped(sequence)
-        if ending is not None:
-            self._end(running, sequence, ending, now)
-        elif sequence.num_tokens >= sequence.limit:
-            self._end(running, sequence, Ending("length"), now)
-        else:
-            self._append_forced(running, sequence, now)
-        self._events += running.deltas()
-
-    def _append_forced(self, running: Running, sequence: Sequence, now: float) -> None:
-        """What is left no choice about is computed with the next step, all at once."""
-        sampler = sequence.sampler
-        assert sampler is not None
-        room = sequence.limit - sequence.num_tokens
-        try:
-            forced = list(running.forced(sequence)[:room]) or sampler.forced(room)
-            for token in forced:
-                sampler.accept(token)
-        except SamovarError as error:  # the grammar has become too much work, or leads nowhere
-            self._fail(running, error)
-            return
-        for token in forced:
-            sequence.append(token, now)
-            said = sequence.output.feed(token, is_eog=False)
-            running.hear_forced(sequence, token, said.text)
-            ending = said.ending or running.stopped(sequence)
-            if ending is not None:
-                self._end(running, sequence, ending, now)
-                return
-        if sequence.num_tokens >= sequence.limit:
-            self._end(running, sequence, Ending("length"), now)
-
-    # ---- ends ---------------------------------------------------------------------------------
-
-    def _end(self, running: Running, sequence: Sequence, ending: Ending, now: float) -> None:
-        """One choice is over; with the last of them the request is."""
-        running.end(sequence, ending)
-        self.sessions.keep(sequence)
-        self._remove(sequence)
-        if running.is_over:
-            self._events += running.deltas()
-            self._events.append(running.finished(now))
-            self._forget(running)
-
-    def _cancel(self, running: Running, now: float) -> None:
-        for sequence in running.open_sequences():
-            self._end(running, sequence, Ending("cancelled"), now)
-
-    def _fail(self, running: Running, error: SamovarError) -> None:
-        for sequence in running.open_sequences():
-            self._caching.forget(sequence)
-            self.scheduler.remove(sequence, keeps_cells=True)
-        self._events += running.deltas()
-        self._events.append(failure(running.request.request_id, error))
-        self._forget(running)
-
-    def _remove(self, sequence: Sequence) -> None:
-        """Its cells are idle from now on, and whoever comes next may need their room."""
-        self._caching.save(sequence, "finish")
-        self._caching.forget(sequence)
-        self.scheduler.remove(sequence, keeps_cells=sequence.num_computed > 0)
-
-    def _forget(self, running: Running) -> None:
-        del self._requests[running.request.request_id]
-        self.sessions.release(running.request)
-
     def close(self) -> list[Event]:
         """Fail what is not finished and free the samplers; the backend stays its owner's."""
         for sequence in self.scheduler.running:
             self._caching.save(sequence, "shutdown")
-        for running in list(self._requests.values()):
-            self._fail(running, Overloaded("the engine was stopped; try again"))
-        self._events += self._embedding.close()
-        events, self._events = self._events, []
-        return events
+        for running in list(self._answering.requests.values()):
+            self._answering.fail(running, Overloaded("the engine was stopped; try again"))
+        self._answering.events += self._embedding.close()
+        return self._answering.told()
 
 
 def _room(backend: Backend) -> int:
