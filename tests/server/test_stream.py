@@ -284,6 +284,24 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     check()
 
 
+def test_what_says_nothing_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(stream, "PING_SECONDS", 0.02)
+
+    @alone
+    async def check() -> None:
+        source, client = Source(), Client()
+        task = asyncio.create_task(client.hear(source.events()))
+        while b"".join(client.writes).count(b"[ping]") < 3:
+            source.give("")
+            await asyncio.sleep(0)
+        source.give(END)
+        await task
+        assert b"".join(client.writes).endswith(b"[ping][end]")
+
+    check()
+
+
 @alone
 async def test_the_result_of_work_whose_client_stays() -> None:
     async def work() -> int:

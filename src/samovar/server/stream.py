@@ -166,8 +166,8 @@ class EventStream(StreamingResponse):
                 return True
             await self._begin(send)
         data, is_last = self._encoded(burst)
-        self._is_silent = False
         if data:
+            self._is_silent = False
             await send({"type": "http.response.body", "body": data, "more_body": True})
         return is_last
 
