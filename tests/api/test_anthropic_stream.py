@@ -16,6 +16,7 @@ from samovar.api.anthropic.collector import MessageCollector
 from samovar.api.anthropic.encoder import MessagesEncoder
 from samovar.api.anthropic.signing import Signer
 from samovar.types import (
+    Begun,
     Cached,
     Choice,
     Divergence,
@@ -57,7 +58,13 @@ ends = st.builds(
         st.sampled_from(["stop", "length", "cancelled", "tool_calls"]),
         st.sampled_from([None, 7, "END"]),
     ),
-    st.builds(Usage, st.just(100), st.integers(0, 9), st.builds(Cached, live=st.integers(0, 99))),
+    st.builds(
+        Usage,
+        st.just(100),
+        st.integers(0, 9),
+        st.builds(Cached, live=st.integers(0, 99)),
+        divergence=st.sampled_from([None, Divergence(0, "new"), Divergence(0, "short")]),
+    ),
 )
 
 
@@ -66,11 +73,17 @@ def answer(**more: Json) -> AnswerTo:
 
 
 def streamed(events: list[Event | None], **more: Json) -> list[dict[str, Json]]:
-    """The events of a stream, as data; None is a ping. Names and data agree."""
+    """The events of a stream, as data; None is a ping. Names and data agree.
+
+    Comments are left out; they come before everything else.
+    """
     encoder = MessagesEncoder(answer(**more), SIGNER)
     data = b"".join(encoder.ping() if one is None else encoder.feed(one) for one in events)
     found = []
     for block in data.decode().split("\n\n")[:-1]:
+        if block.startswith(":"):
+            assert not found
+            continue
         name, told = block.split("\n")
         fields = json.loads(told.removeprefix("data: "))
         assert name == f"event: {fields['type']}"
@@ -170,9 +183,45 @@ def test_a_failure_ends_a_stream_wherever_it_comes(events: list[Event | None]) -
     assert "error" not in [one["type"] for one in stream[:-1]]
 
 
-def test_a_ping_before_anything_begins_the_stream() -> None:
-    kinds = [one["type"] for one in streamed([None, None, TextDelta("m", "a", (1,))])]
+COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+@settings(max_examples=scaled(100, 2000), deadline=None)
+@given(
+    events=st.lists(st.one_of(deltas, st.none())),
+    pings=st.integers(0, 3),
+    end=ends,
+    is_stored=st.booleans(),
+)
+def test_a_stream_begins_with_what_its_prompt_takes(
+    *, events: list[Event | None], pings: int, end: Finished, is_stored: bool
+) -> None:
+    usage = end.usage
+    begun = Begun("m", usage.prompt_tokens, usage.cached, usage.divergence)
+    stream = streamed([*[None] * pings, begun, *events, end], is_stored=is_stored)
+    start, last = stream[0]["message"]["usage"], stream[-2]["usage"]
+    assert [start[name] for name in COUNTS] == [last[name] for name in COUNTS]
+    assert sum(start[name] for name in COUNTS) == 100
+    assert start["output_tokens"] == 0
+    assert "output_tokens_details" not in start
+
+
+def test_a_sign_of_life_begins_the_stream_once_it_is_known_what_the_prompt_takes() -> None:
+    encoder = MessagesEncoder(answer(), SIGNER)
+    assert encoder.ping() == encoder.ping() == b": waiting\n\n"
+    assert encoder.feed(Begun("m", 10, Cached(memory=4))) == b""
+    assert b'"cache_read_input_tokens":4' in encoder.ping()
+    kinds = [
+        one["type"]
+        for one in streamed([None, Begun("m", 10), None, None, TextDelta("m", "a", (1,))])
+    ]
     assert kinds == ["message_start", "ping", "ping", "content_block_start", "content_block_delta"]
+
+
+def test_what_ended_while_it_waited_is_a_stream_all_the_same() -> None:
+    stream = streamed([None, Finished("m", (Choice("cancelled", 0),), Usage(10, 0))])
+    assert [stream[0]["message"]["usage"][name] for name in COUNTS] == [0, 0, 0]
+    assert added_up(stream)["content"] == []
 
 
 def test_thinking_text_and_calls_in_the_order_of_the_protocol() -> None:

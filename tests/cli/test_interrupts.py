@@ -31,6 +31,7 @@ logging.getLogger("samovar").setLevel(logging.DEBUG)
 WHILE_GENERATING = """
 import asyncio
 from samovar.runtime.runtime import Runtime
+from samovar.types import TextDelta
 generate, cancel = Runtime.generate, Runtime.cancel
 cancelled = asyncio.Event()
 def noted(self, *args):
@@ -38,7 +39,7 @@ def noted(self, *args):
     cancelled.set()
 async def interrupted(self, *args):
     async for event in generate(self, *args):
-        if not cancelled.is_set():
+        if isinstance(event, TextDelta) and not cancelled.is_set():
             os.kill(os.getpid(), signal.SIGINT)
             await cancelled.wait()
         yield event

@@ -22,6 +22,7 @@ from samovar.errors import NativeError
 from samovar.native.interface import Aborted, Backend, NoRoom, Row, StateKind, Stepped
 from samovar.native.weightless import BOS, EOS, WeightlessBackend, WeightlessSampler
 from samovar.types import (
+    Begun,
     Event,
     Failed,
     Finished,
@@ -171,6 +172,7 @@ class Answer:
     deltas: list[TextDelta] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)
     """Of the prompt, from its second token on."""
+    begun: Begun | None = None
     end: Event | None = None
 
     def text(self, choice: int = 0) -> str:
@@ -328,7 +330,12 @@ class Trial:
         for event in events:
             answer = self.answers[event.request_id]
             assert answer.end is None, "an event after the end"
-            if isinstance(event, TextDelta):
+            if isinstance(event, Begun):
+                assert answer.begun is None, "it begins twice"
+                assert not answer.scores, "it begins behind scores"
+                assert not any(one.choice == 0 for one in answer.deltas), "it begins too late"
+                answer.begun = event
+            elif isinstance(event, TextDelta):
                 assert event.text or event.tokens, "an empty delta"
                 answer.deltas.append(event)
             elif isinstance(event, PromptScores):
@@ -338,6 +345,22 @@ class Trial:
                 answer.scores += event.logprobs
             else:
                 answer.end = event
+                self._check_begun(answer)
+
+    def _check_begun(self, answer: Answer) -> None:
+        """What it began with is what it ends with, and without it nothing was said."""
+        begun, end = answer.begun, answer.end
+        if begun is None:
+            assert not answer.deltas or self.requests[answer.deltas[0].request_id].generated
+            assert not answer.scores
+            was_waiting = not isinstance(end, Finished) or all(
+                one.reason == "cancelled" for one in end.choices
+            )
+            assert was_waiting or self.requests[end.request_id].generated, "it never began"
+        elif isinstance(end, Finished):
+            usage = end.usage
+            told = (begun.prompt_tokens, begun.cached, begun.divergence)
+            assert told == (usage.prompt_tokens, usage.cached, usage.divergence)
 
     # ---- what must be so after every step -----------------------------------------------------
 

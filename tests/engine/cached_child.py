@@ -23,7 +23,7 @@ from samovar.engine.engine import Engine
 from samovar.engine.scopes import Cache
 from samovar.native.context import ContextOptions
 from samovar.native.llama import LlamaBackend
-from samovar.types import Finished, GenerateRequest, SamplingParams, TextDelta
+from samovar.types import Begun, Finished, GenerateRequest, SamplingParams, TextDelta
 
 MAX_TOKENS = 8
 
@@ -65,8 +65,10 @@ def serve(engine: Engine, cache: Cache, name: str, prompt: list[int]) -> dict[st
     sampling = SamplingParams(ignore_eos=True)
     engine.submit(GenerateRequest(name, tuple(prompt), sampling, max_tokens=MAX_TOKENS))
     events = engine.run()
-    [end] = [one for one in events if not isinstance(one, TextDelta)]
+    [begun, end] = [one for one in events if not isinstance(one, TextDelta)]
+    assert isinstance(begun, Begun), begun
     assert isinstance(end, Finished), end
+    assert begun.cached == end.usage.cached
     assert cache.store.flush(60)
     return {
         "tokens": [t for one in events if isinstance(one, TextDelta) for t in one.tokens],

@@ -12,6 +12,7 @@ from samovar.errors import InvalidRequest
 from samovar.ipc import messages as ipc
 from samovar.ipc.requests import Request, pack_request, unpack_request
 from samovar.types import (
+    Begun,
     Cached,
     Chat,
     Choice,
@@ -65,6 +66,8 @@ REQUESTS: list[Request] = [
 ]
 USAGE = Usage(5, 3, Cached(1, 2, 0, 2), Timings(0.1, 0.2, 0.3, 0.4), Divergence(4, "evicted"))
 EVENTS: list[ipc.WireEvent] = [
+    Begun("a", 5, Cached(1, 2, 0, 2), Divergence(4, "evicted")),
+    Begun("a", 5),
     TextDelta("a", "é", (1,), 1, (TokenLogprobs(1, -0.5, ((2, -1.0),)),)),
     Finished("a", (Choice("stop", 2**64 - 1, "x"), Choice("stop", 1, 7)), USAGE, ("careful",)),
     Verified("v", 2, 3, USAGE),

@@ -19,6 +19,7 @@ from samovar.ipc.requests import Request
 from samovar.native.weightless import WeightlessBackend
 from samovar.runtime.runtime import Runtime
 from samovar.types import (
+    Begun,
     Event,
     Failed,
     Finished,
@@ -119,6 +120,7 @@ class Heard:
     text: str = ""
     scores: list[tuple[int, TokenLogprobs]] = field(default_factory=list)
     """Of the prompt, with the place of each token."""
+    begun: Begun | None = None
     ends: list[Event] = field(default_factory=list)
     waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
 
@@ -130,6 +132,11 @@ class Heard:
             self.text += event.text
         elif isinstance(event, PromptScores):
             self.scores += enumerate(event.logprobs, event.start)
+        elif isinstance(event, Begun):
+            assert self.begun is None, "it began twice"
+            assert not self.tokens, "it began behind its tokens"
+            assert not self.scores, "it began behind its scores"
+            self.begun = event
         else:
             self.ends.append(event)
         for count, waiter in self.waiters:

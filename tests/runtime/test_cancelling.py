@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from samovar.config import WorkerConfig
 from samovar.runtime.runtime import Runtime
-from samovar.types import Failed, Finished, TextDelta
+from samovar.types import Begun, Failed, Finished
 from tests.runtime.faulty_worker import trigger
 from tests.runtime.serving import (
     PATIENCE,
@@ -180,7 +180,7 @@ def test_a_request_of_which_nobody_takes_anything_is_ended(place: Place) -> None
             stream = runtime.generate("a", request(1, max_tokens=400), most_waiting=8)
             async with aclosing(stream) as events:
                 first = await anext(events)
-                assert isinstance(first, TextDelta)
+                assert isinstance(first, Begun)
                 async with asyncio.timeout(PATIENCE):
                     while not await is_empty(runtime):  # noqa: ASYNC110 - no event tells
                         await asyncio.sleep(0.01)

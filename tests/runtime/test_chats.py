@@ -38,12 +38,12 @@ WITHIN = {
 
 
 async def events_of(runtime: Runtime, chat: Chat, *, is_killed: bool) -> list[Event]:
-    """Everything that comes; the worker may be killed with the third event of deltas."""
+    """Everything that comes; the worker may be killed with the third delta of each choice."""
     request = GenerateRequest("r", "", chat=chat, max_tokens=100, choices=3)
     found: list[Event] = []
     async for event in runtime.generate("m", request):
         found.append(event)
-        if is_killed and len(found) == 9:
+        if is_killed and len(found) == 1 + 3 * 3:
             os.kill(runtime.status()["m"]["pid"], signal.SIGKILL)
     return found
 

@@ -9,6 +9,7 @@ import pytest
 from samovar.native import philox
 from samovar.native.weightless import WeightlessBackend
 from samovar.runtime.runtime import Runtime
+from samovar.types import Finished
 from tests.runtime.faulty_worker import trigger
 from tests.runtime.serving import (
     SEQUENCES,
@@ -52,6 +53,24 @@ def test_streams_of_a_worker_that_dies_go_on_and_others_do_not_notice(
             assert all(one.is_finished for one in found)
             assert runtime.status()["a"]["restarts"] == 1
             assert runtime.status()["b"]["restarts"] == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("at", "after"), [(20, 4), (150, 4), (240, 10)])
+def test_a_request_begins_once_whenever_its_worker_dies(place: Place, at: int, after: int) -> None:
+    """In the step that begins its prompt, in a later one, in its answer; `Heard` wants it once."""
+    text = b"a prompt of some steps, " * 10
+    asked = request(1, prompt=text[:at] + trigger("kill", after) + text[at:])
+
+    async def main() -> None:
+        async with nothing_left_behind(), serving(place, config=configured()) as runtime:
+            (heard,) = await heard_of(runtime, "a", asked)
+            assert runtime.status()["a"]["restarts"] == 1
+            assert isinstance(heard.end, Finished)
+            assert heard.begun is not None
+            assert heard.begun.prompt_tokens == heard.end.usage.prompt_tokens
+            assert (heard.tokens, heard.text) == undisturbed(asked)[0]
 
     asyncio.run(main())
 

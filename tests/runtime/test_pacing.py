@@ -11,7 +11,7 @@ import pytest
 from samovar.runtime import pacing
 from samovar.runtime.pacing import Pacing
 from samovar.runtime.ticket import Ticket
-from samovar.types import Burst, Choice, Event, Finished, TextDelta, Usage
+from samovar.types import Begun, Burst, Choice, Event, Finished, TextDelta, Usage
 from tests.runtime.serving import request
 
 MANY = 10**9  # streams: a pause of MOST_SECONDS
@@ -48,6 +48,12 @@ class Listener:
             for _ in range(3):
                 await asyncio.sleep(0)
 
+    async def begin(self, pacing: Pacing) -> None:
+        self.ticket.take(Begun("r1", 7))
+        pacing.tell(self.ticket, MANY)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def end(self, pacing: Pacing) -> None:
         self.ticket.take(END)
         pacing.tell(self.ticket, MANY)
@@ -71,6 +77,27 @@ async def test_the_first_and_the_last_event_never_wait() -> None:
     assert one.texts == ["a"]
     await one.end(paced)
     assert one.heard[-1] == [END]
+
+
+def test_the_first_token_does_not_wait_behind_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pacing, "MOST_SECONDS", 3600.0)
+
+    async def check() -> None:
+        paced = Pacing()
+        one = Listener()
+        await asyncio.sleep(0)
+        await one.begin(paced)
+        assert one.heard == [[Begun("r1", 7)]]
+        await one.say(paced, "a", "b", "c")
+        assert one.texts == ["", "a"]
+        await one.begin(paced)  # another worker says it again
+        await one.end(paced)
+        assert one.texts == ["", "a", "bc"]
+        assert [type(event) for burst in one.heard for event in burst].count(Begun) == 1
+
+    asyncio.run(asyncio.wait_for(check(), 60))
 
 
 @on_a_loop

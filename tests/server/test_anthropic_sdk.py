@@ -275,6 +275,33 @@ def test_the_second_turn_reads_what_the_first_left(client: Anthropic) -> None:
     assert again.usage.input_tokens == 1
 
 
+def test_a_stream_begins_with_what_its_prompt_takes(client: Anthropic) -> None:
+    story = "Ida has a pink pen. Paul has a grey goat. Otto has an old oar. "
+    asked: list[Any] = [{"role": "user", "content": f"{story * 4}What does Paul have?"}]
+    read = []
+    for _ in range(2):
+        options = {"model": MODEL, "max_tokens": 60, "extra_body": {"temperature": 0}}
+        with client.messages.stream(messages=asked, **options) as stream:
+            events = list(stream)
+            message = stream.get_final_message()
+        assert events[0].type == "message_start"
+        (last,) = (one for one in events if one.type == "message_delta")
+        start, end = events[0].message.usage, last.usage
+        for name in (
+            "input_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+        ):
+            assert getattr(start, name) == getattr(end, name) == getattr(message.usage, name)
+        counted = client.messages.count_tokens(model=MODEL, messages=asked)
+        assert total(start) == counted.input_tokens
+        assert start.output_tokens == 0
+        read.append(start.cache_read_input_tokens)
+        asked += [message.to_param(), {"role": "user", "content": "What does Otto have?"}]
+    assert read[1] > read[0]
+    assert read[1] > 0
+
+
 def test_the_line_about_bills_does_not_make_a_prompt_another_one(client: Anthropic) -> None:
     counts = []
     for number in ("1a2b3", "f00ba"):

@@ -16,8 +16,9 @@ from samovar.api.wire import SSE
 from samovar.errors import OutOfMemory
 from samovar.server import stream
 from samovar.server.stream import ClientGone, EventStream, collected, while_connected
-from samovar.types import Burst, Choice, Event, Failed, Finished, TextDelta, Usage
+from samovar.types import Begun, Burst, Choice, Event, Failed, Finished, TextDelta, Usage
 
+BEGUN = Begun("r", 7)
 END = Finished("r", (Choice("stop", 0),), Usage(1, 1))
 
 
@@ -28,9 +29,13 @@ class Words:
 
     def __init__(self) -> None:
         self.said = b""
+        self.has_begun = False
 
     def feed(self, event: Event) -> bytes:
         """A word for each event."""
+        if isinstance(event, Begun):
+            self.has_begun = True
+            return b""
         if isinstance(event, TextDelta):
             if event.text == "bug":
                 raise ZeroDivisionError
@@ -41,8 +46,8 @@ class Words:
         return data
 
     def ping(self) -> bytes:
-        """A sign of life."""
-        return b"[ping]"
+        """A sign of life, and whether it is known that the request has begun."""
+        return b"[ping]" if self.has_begun else b"[waiting]"
 
     def body(self) -> bytes:
         """Everything."""
@@ -189,6 +194,38 @@ async def test_a_failure_that_comes_first_has_a_status() -> None:
 
 
 @alone
+async def test_that_a_request_has_begun_is_no_answer_yet() -> None:
+    source, client = Source(), Client()
+    source.give(BEGUN)
+    task = asyncio.create_task(client.hear(source.events()))
+    await source.has_begun.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not client.got
+    source.give_at_once("a", END)
+    await task
+    assert (client.status, client.writes) == (200, [b"a[end]", b""])
+
+
+@alone
+async def test_a_failure_of_what_has_only_begun_has_a_status() -> None:
+    failed = Failed("r", "worker_lost", "gone", retryable=True)
+    for is_at_once in (True, False):
+        source, client = Source(), Client()
+        if is_at_once:
+            source.give_at_once(BEGUN, failed)
+        else:
+            source.give(BEGUN, failed)
+        await client.hear(source.events())
+        assert client.status == 503
+        assert source.is_closed
+        request = Request({"type": "http", "headers": []}, client.receive)
+        source.give_at_once(BEGUN, failed)
+        refused = await collected(request, source.events(), Words(), failure)
+        assert refused.status_code == 503
+
+
+@alone
 async def test_a_bug_is_told_without_what_it_is() -> None:
     source, client = Source(), Client()
     source.give(ValueError("the prompt was: secret"))
@@ -247,7 +284,7 @@ async def test_a_client_that_goes_before_one_body_ends_its_request() -> None:
 async def test_one_body() -> None:
     source, client = Source(), Client()
     request = Request({"type": "http", "headers": []}, client.receive)
-    source.give("a", "b", END)
+    source.give(BEGUN, "a", "b", END)
     response = await collected(request, source.events(), Words(), failure)
     assert response.body == b"ab[end]"
     source.give(OutOfMemory("too large"))
@@ -276,10 +313,10 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         source, client = Source(), Client()
         task = asyncio.create_task(client.hear(source.events()))
-        await _until(lambda: b"".join(client.writes).count(b"[ping]") >= 3)
+        await _until(lambda: b"".join(client.writes).count(b"[waiting]") >= 3)
         source.give("a", END)
         await task
-        assert b"".join(client.writes).endswith(b"[ping]a[end]")
+        assert b"".join(client.writes).endswith(b"[waiting]a[end]")
 
     check()
 
@@ -292,12 +329,31 @@ def test_what_says_nothing_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -
     async def check() -> None:
         source, client = Source(), Client()
         task = asyncio.create_task(client.hear(source.events()))
-        while b"".join(client.writes).count(b"[ping]") < 3:
+        while b"".join(client.writes).count(b"[waiting]") < 3:
             source.give("")
             await asyncio.sleep(0)
         source.give(END)
         await task
-        assert b"".join(client.writes).endswith(b"[ping][end]")
+        assert b"".join(client.writes).endswith(b"[waiting][end]")
+
+    check()
+
+
+def test_signs_of_life_know_that_a_request_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(stream, "PING_SECONDS", 0.02)
+
+    @alone
+    async def check() -> None:
+        source, client = Source(), Client()
+        source.give(BEGUN)
+        task = asyncio.create_task(client.hear(source.events()))
+        await _until(lambda: len(client.writes) > 1)
+        source.give("a", END)
+        await task
+        assert client.status == 200
+        assert client.writes[0] == b"[ping]"
+        assert b"".join(client.writes).endswith(b"[ping]a[end]")
 
     check()
 

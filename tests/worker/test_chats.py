@@ -13,6 +13,7 @@ import pytest
 from samovar import models as built_in
 from samovar.ipc import messages as ipc
 from samovar.types import (
+    Begun,
     Chat,
     Choice,
     Event,
@@ -84,11 +85,20 @@ class Answer:
 
 
 def events_of(worker: Driven, request: GenerateRequest) -> list[Event]:
-    """Everything that comes of a request."""
+    """Everything that comes of a request, but that it begins, which is the first of it."""
     worker.submit(request)
     found: list[Event] = []
     while not found or not isinstance(found[-1], Finished | Failed):
         found += worker.hear(ipc.Output).events
+    begun, end = found[0], found[-1]
+    if isinstance(begun, Begun):
+        del found[0]
+        if isinstance(end, Finished):
+            assert begun.prompt_tokens == end.usage.prompt_tokens
+            assert begun.cached == end.usage.cached
+    else:
+        was_over = bool(request.generated)  # a complete answer is not computed again
+        assert was_over or isinstance(end, Failed), "it did not say that it begins"
     return found
 
 

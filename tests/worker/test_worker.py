@@ -9,7 +9,7 @@ import pytest
 
 from samovar.config import CacheConfig, WorkerConfig
 from samovar.ipc import messages as ipc
-from samovar.types import Failed, Finished, GenerateRequest, TextDelta
+from samovar.types import Begun, Failed, Finished, GenerateRequest, TextDelta
 from samovar.version import __version__
 from tests.runtime.faulty_worker import trigger
 from tests.worker.driven import Driven, driven
@@ -26,7 +26,7 @@ def request(name: str, *, max_tokens: int = 20, prompt: bytes = b"hello") -> Gen
 def ends(reports: list[ipc.Report]) -> dict[str, object]:
     """Terminal events by request."""
     events = [e for one in reports if isinstance(one, ipc.Output) for e in one.events]
-    over = [e for e in events if not isinstance(e, TextDelta)]
+    over = [e for e in events if not isinstance(e, Begun | TextDelta)]
     assert len({e.request_id for e in over}) == len(over), "two terminal events"
     return {e.request_id: e for e in over}
 

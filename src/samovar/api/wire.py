@@ -25,7 +25,10 @@ class Encoder(Protocol):
     media_type: str
 
     def feed(self, event: Event) -> bytes:
-        """What goes out for an event; nothing (b"") for some. The last one ends the stream."""
+        """What goes out for an event; nothing (b"") for some, such as Begun.
+
+        The last one ends the stream.
+        """
 
     def ping(self) -> bytes:
         """What keeps a connection alive while nothing comes; b"" where the dialect has nothing."""

@@ -34,6 +34,8 @@ class Answering:
         """By id."""
         self.events: list[Event] = []
         """What was not taken away yet."""
+        self._beginning: list[Sequence] = []
+        """First choices of requests that were admitted, and have not said that they begin."""
         self._scheduler = scheduler
         self._sessions = sessions
         self._caching = caching
@@ -58,6 +60,27 @@ class Answering:
         if running.is_over:  # somebody else brought it to its end
             self.events.append(running.finished(now))
             self._forget(running)
+
+    def admit(self, sequence: Sequence) -> None:
+        """A sequence has a seat; with the first one of a request that generates, that begins."""
+        running = self.requests[sequence.request_id]
+        if running.has_begun or running.candidates:
+            return
+        if running.open_sequences()[0] is sequence:
+            running.has_begun = True
+            self._beginning.append(sequence)
+
+    def tell_begun(self) -> None:
+        """Say what was known of prompts, as soon as all of it is in their cells."""
+        if not self._beginning:
+            return
+        still = []
+        for sequence in self._beginning:
+            if sequence.phase is Phase.RESTORING:
+                still.append(sequence)
+            elif sequence.phase is not Phase.FINISHED:
+                self.events.append(self.requests[sequence.request_id].begun())
+        self._beginning = still
 
     def end_what_is_over(self, now: float) -> None:
         """End what was cancelled, and fail what has used up its time."""

@@ -256,6 +256,7 @@ class Engine:
         while (placement := self.scheduler.admit(now)) is not None:
             if not self._caching.begin(placement):
                 self._placing.carry_out(placement, now)
+            self._answering.admit(placement.sequence)
         self._placing.empty()
         self._packing.pack()
 
@@ -280,10 +281,12 @@ class Engine:
     def _take_restored(self) -> None:
         """Blocks have come. Where nothing is left to compute, what follows was stored as well."""
         for sequence in self._caching.poll():
+            self._answering.tell_begun()
             result = None
             if sequence.samples:
                 result = self._sampled(sequence)
             self._answering.take(sequence, result, self._now())
+        self._answering.tell_begun()
         self._placing.empty()
 
     def _sampled(self, sequence: Sequence) -> Sampled | RowFailed:

@@ -12,6 +12,7 @@ from samovar.engine.output import Ending
 from samovar.engine.sequence import Phase, Sequence
 from samovar.native.interface import Logprobs, Sampled
 from samovar.types import (
+    Begun,
     Cached,
     Choice,
     Event,
@@ -38,6 +39,8 @@ class Running:
     sequences: list[Sequence] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     """By choice: what they say, by kind."""
+    has_begun: bool = False
+    """Its first choice was admitted: that it begins is told then, and not again."""
     is_cancelled: bool = False
     candidates: tuple[int, ...] = ()
     """What is to be verified behind the prompt; () for requests that generate."""
@@ -61,6 +64,11 @@ class Running:
         return (self.seed + choice) % SEEDS
 
     # ---- saying -------------------------------------------------------------------------------
+
+    def begun(self) -> Begun:
+        """How long the prompt is and what was known of it, once that is in its cells."""
+        first = self.sequences[0]
+        return Begun(self.request.request_id, self.num_prompt, _cached(first), first.divergence)
 
     def hear(self, sequence: Sequence, sampled: Sampled, text: str) -> None:
         """A choice generated a token, which made this text sure."""
@@ -128,9 +136,12 @@ class Running:
     def _usage(self, now: float) -> Usage:
         generated = sum(one.num_tokens - one.num_prompt for one in self.sequences)
         first = self.sequences[0]
-        cached = Cached(live=first.num_live, **first.restored)
         timings = _timings(self.sequences, now)
-        return Usage(self.num_prompt, generated, cached, timings, first.divergence)
+        return Usage(self.num_prompt, generated, _cached(first), timings, first.divergence)
+
+
+def _cached(sequence: Sequence) -> Cached:
+    return Cached(live=sequence.num_live, **sequence.restored)
 
 
 def _timings(sequences: list[Sequence], now: float) -> Timings:

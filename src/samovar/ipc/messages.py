@@ -20,6 +20,7 @@ import msgspec
 
 from samovar.config import CacheConfig, WorkerConfig
 from samovar.types import (
+    Begun,
     Failed,
     Finished,
     PromptScores,
@@ -98,7 +99,8 @@ Command = Load | Submit | Cancel | Call | Ping | Stop
 # ---- from the worker -----------------------------------------------------------------------------
 
 WireEvent = (
-    TextDelta
+    Begun
+    | TextDelta
     | ReasoningDelta
     | ToolCallDelta
     | PromptScores

@@ -2,8 +2,8 @@
 
 To wake one and to send a packet takes longer than all else that is done for a token. So the streams
 of a model hear of news PACKETS times a second in all, and never later than MOST_SECONDS after it: a
-few hear of each token at once, a hundred of some tokens together, which no reader can tell. The
-first event of a request and its last one never wait.
+few hear of each token at once, a hundred of some tokens together, which no reader can tell. What
+comes first of a request never waits, nor its first token, nor its last event.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from samovar.ipc.requests import Request
 from samovar.types import (
+    Begun,
     Burst,
     Choice,
     Event,
@@ -67,8 +68,10 @@ class Ticket:
     is_over: bool = False
     timer: asyncio.TimerHandle | None = None
     """Of its deadline, for when no worker has it."""
+    has_begun: bool = False
+    """It was told that the prompt is being computed: another worker says so again."""
     fetched_at: float | None = None
-    """When something was fetched last."""
+    """When something that was generated was fetched last."""
     _unfetched: list[Event] = field(default_factory=list)
     """What came out; it ends with the terminal event."""
     _fetcher: asyncio.Future[None] | None = None
@@ -123,6 +126,10 @@ class Ticket:
                 self._clear()
         elif isinstance(event, PromptScores):
             self.num_scored = event.start + len(event.logprobs)
+        elif isinstance(event, Begun):
+            if self.has_begun:
+                return False
+            self.has_begun = True
         else:
             is_settled = self.is_over = True
         self._unfetched.append(event)
@@ -144,7 +151,8 @@ class Ticket:
             self._fetcher = loop.create_future()
             await self._fetcher
         fetched, self._unfetched = self._unfetched, []
-        self.fetched_at = loop.time()
+        if not isinstance(fetched[-1], Begun):  # else the first token is still to come
+            self.fetched_at = loop.time()
         return fetched
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 from samovar.server.current import Current
 from samovar.server.metrics import Counter, Gauge, Histogram, Metric
 from samovar.types import (
+    Begun,
     Burst,
     Embedded,
     Event,
@@ -76,7 +77,7 @@ class Observers:
         self.requests = Counter(
             "samovar_requests_total", "Requests to models that are over", ("model", "outcome")
         )
-        self.ttft = _seconds("request_ttft", "From a request to its first event")
+        self.ttft = _seconds("request_ttft", "From a request to its first token, or its end")
         self.itl = _seconds(
             "request_itl", "Between two events of a request; those that come at once are one"
         )
@@ -172,6 +173,8 @@ class Watch:
 
     def see(self, burst: Burst) -> None:
         """Some more, at once."""
+        if isinstance(burst[-1], Begun):  # nothing behind it: nothing has come of it yet
+            return
         now = time.monotonic()
         gaps = self._observers.itl if self._has_begun else self._observers.ttft
         for event in burst:

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from samovar.api.wire import SSE, Collector, Encoder, Failures, WireFailure
 from samovar.errors import SamovarError
 from samovar.server.current import current
-from samovar.types import Burst, Failed
+from samovar.types import Begun, Burst, Failed
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,10 @@ def internal_failure() -> Failed:
 
 
 class EventStream(StreamingResponse):
-    """A response of events. It has no status before the first of them, or HOLD_SECONDS."""
+    """A response of events. It has no status before the first of them, or HOLD_SECONDS.
+
+    That a request has begun is none of them: what fails then still has a status of its own.
+    """
 
     def __init__(self, bursts: AsyncIterator[Burst], encoder: Encoder, failures: Failures) -> None:
         headers = {"Cache-Control": "no-store"}
@@ -160,11 +163,12 @@ class EventStream(StreamingResponse):
         if self._sign is not None:
             await self._sign
         if not self._has_begun:
-            first = burst[0]
+            first = next((one for one in burst if not isinstance(one, Begun)), None)
             if isinstance(first, Failed):
                 self._refusal = respond_failure(self._failures(first), first)
                 return True
-            await self._begin(send)
+            if first is not None:
+                await self._begin(send)
         data, is_last = self._encoded(burst)
         if data:
             self._is_silent = False

@@ -10,6 +10,7 @@ from samovar.types.chat import (
     ToolChoice,
 )
 from samovar.types.events import (
+    Begun,
     Burst,
     Cached,
     Choice,
@@ -61,6 +62,7 @@ __all__ = [
     "MAX_STOPS",
     "MAX_STOP_LENGTH",
     "VOLATILE_RULES",
+    "Begun",
     "Burst",
     "Cached",
     "Chat",

@@ -85,6 +85,20 @@ class Usage(msgspec.Struct, frozen=True):
     """Of the first choice, when it was first admitted; None: it was not."""
 
 
+class Begun(msgspec.Struct, frozen=True, tag=True):
+    """The prompt is being computed, or need not be: how long it is, and what of it was known.
+
+    Comes once for a request that generates, unless that ends while it waits: before everything of
+    its first choice. The numbers are those of its `Usage`, where one process serves it to the end.
+    """
+
+    request_id: str
+    prompt_tokens: int
+    cached: Cached = Cached()
+    divergence: Divergence | None = None
+    """Of the first choice."""
+
+
 class PromptScores(msgspec.Struct, frozen=True, tag=True):
     """Log-probabilities of more tokens of a prompt, in order, and of each once."""
 
@@ -210,7 +224,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Event = (
-    TextDelta
+    Begun
+    | TextDelta
     | ReasoningDelta
     | ToolCallDelta
     | PromptScores

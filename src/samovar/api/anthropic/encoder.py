@@ -3,8 +3,8 @@
     message_start, ping, (content_block_start, content_block_delta*, content_block_stop)*,
     message_delta, message_stop
 
-One block is open at a time, and blocks are numbered as they come. Usage is known at the end, and
-told in message_delta; the counts in message_start are 0.
+One block is open at a time, and blocks are numbered as they come. What the prompt took is told in
+message_start, which therefore waits until that is known; what was generated, in message_delta.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 
 from samovar.api.anthropic.answer import TEXT, AnswerTo, Place, new_call_id, piece_of
-from samovar.api.anthropic.ending import stop_of, usage_of
+from samovar.api.anthropic.ending import input_of, stop_of, usage_of
 from samovar.api.anthropic.failures import error
 from samovar.api.anthropic.signing import Signature, Signer
 from samovar.api.wire import SSE
-from samovar.types import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from samovar.types import Begun, Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+WAITING = b": waiting\n\n"
+"""A comment: an accumulator of events wants message_start to be the first of them."""
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 _DELTAS = {
@@ -41,6 +43,7 @@ class MessagesEncoder:
     def __init__(self, answer: AnswerTo, signer: Signer) -> None:
         self._answer = answer
         self._signer = signer
+        self._prompt: Begun | None = None
         self._has_begun = False
         self._place: Place | None = None
         self._index = -1
@@ -60,6 +63,9 @@ class MessagesEncoder:
             return self._begin() + self._close() + self._end(event)
         if isinstance(event, ReasoningDelta):
             self._thinking_tokens += len(event.tokens)
+        if isinstance(event, Begun):
+            self._prompt = event
+            return b""
         piece = piece_of(event)
         if piece is None:
             return self._begin()
@@ -68,8 +74,10 @@ class MessagesEncoder:
         return opened + self._delta(text)
 
     def ping(self) -> bytes:
-        """See Encoder. A stream begins with its message, so it may come with that."""
-        return PING if self._has_begun else self._begin()
+        """See Encoder. It begins the stream, once it is known what the prompt takes."""
+        if self._has_begun:
+            return PING
+        return WAITING if self._prompt is None else self._begin()
 
     # ---- the parts of a stream ----------------------------------------------------------------
 
@@ -77,13 +85,9 @@ class MessagesEncoder:
         if self._has_begun:
             return b""
         self._has_begun = True
-        usage = {
-            "input_tokens": 0,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            "output_tokens": 0,
-            "service_tier": "standard",
-        }
+        prompt = self._prompt or Begun("", 0)  # of a request that ended while it waited
+        counts = input_of(prompt, is_stored=self._answer.is_stored)
+        usage = {**counts, "output_tokens": 0, "service_tier": "standard"}
         message = message_of(self._answer, [], (None, None), usage)
         return frame("message_start", {"message": message}) + PING
 

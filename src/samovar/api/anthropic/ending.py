@@ -6,7 +6,7 @@ the sum is the whole prompt.
 
 from __future__ import annotations
 
-from samovar.types import Finished, Usage
+from samovar.types import Begun, Finished, Usage
 
 _NOT_KEPT = frozenset({"off", "short", "none"})
 """No cache; a prompt too short for it; nothing new to keep."""
@@ -27,15 +27,22 @@ def stop_of(end: Finished, *, max_tokens: int, has_calls: bool) -> tuple[str, st
 
 def usage_of(usage: Usage, thinking_tokens: int, *, is_stored: bool) -> dict[str, object]:
     """What it took, all of it true: nothing is counted twice, and nothing that did not happen."""
-    read = min(usage.cached.total, usage.prompt_tokens)
-    rest = usage.prompt_tokens - read
-    divergence = usage.divergence
+    return {
+        **input_of(usage, is_stored=is_stored),
+        "output_tokens": usage.generated_tokens,
+        "output_tokens_details": {"thinking_tokens": min(thinking_tokens, usage.generated_tokens)},
+    }
+
+
+def input_of(told: Usage | Begun, *, is_stored: bool) -> dict[str, object]:
+    """The part of it that is known when the prompt is being computed."""
+    read = min(told.cached.total, told.prompt_tokens)
+    rest = told.prompt_tokens - read
+    divergence = told.divergence
     is_kept = is_stored and divergence is not None and divergence.reason not in _NOT_KEPT
     created = rest if is_kept else 0
     return {
         "input_tokens": rest - created,
         "cache_creation_input_tokens": created,
         "cache_read_input_tokens": read,
-        "output_tokens": usage.generated_tokens,
-        "output_tokens_details": {"thinking_tokens": min(thinking_tokens, usage.generated_tokens)},
     }

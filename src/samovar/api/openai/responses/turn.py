@@ -26,6 +26,7 @@ from samovar.api.openai.responses.output import (
 )
 from samovar.api.openai.usage import Tally
 from samovar.types import (
+    Begun,
     Event,
     Failed,
     Finished,
@@ -129,7 +130,7 @@ class Turn:
 
     def feed(self, event: Event) -> list[Json]:
         """The typed events that an event is."""
-        if self.is_over:
+        if self.is_over or isinstance(event, Begun):
             return []
         self._tally.feed(event)
         said = [] if self.has_begun else self.begin()
