@@ -105,7 +105,11 @@ async def first(args: argparse.Namespace) -> Report:
 
 async def _first_of(runtime: Runtime) -> float:
     """When the first token of a request came."""
-    times = [time.perf_counter() async for _ in runtime.generate("m", _asked(1))]
+    times = [
+        time.perf_counter()
+        async for event in runtime.generate("m", _asked(1))
+        if isinstance(event, TextDelta)
+    ]
     return times[0]
 
 
@@ -267,8 +271,9 @@ async def _times(runtime: Runtime) -> list[float]:
     found: list[float] = []
     try:
         while True:
-            async for _ in runtime.generate("m", _asked(3000)):
-                found.append(time.perf_counter())  # noqa: PERF401 - it may end at any of them
+            async for event in runtime.generate("m", _asked(3000)):
+                if isinstance(event, TextDelta):
+                    found.append(time.perf_counter())  # noqa: PERF401 - it may end at any of them
     except asyncio.CancelledError:
         return found
 
