@@ -314,6 +314,7 @@ _AFTER_CLOSE: dict[str, Callable[[Remains], object]] = {
     "new_sampler": lambda r: r.backend.new_sampler(SamplingParams()),
     "export_ranges": lambda r: r.backend.export_ranges(0, [(0, 2)]),
     "import_ranges": lambda r: r.backend.import_ranges(1, [5, 6], r.ranges),
+    "import_piece": lambda r: r.backend.import_piece(r.backend.new_piece(1, [5, 6])),
 }
 
 
@@ -977,6 +978,7 @@ _BY_SEQUENCE: dict[str, Callable[[Backend, int], object]] = {
     "export_ranges": lambda b, s: b.export_ranges(s, [(0, 1)]),
     "export_tail": lambda b, s: b.export_tail(s),
     "import_ranges": lambda b, s: b.import_ranges(s, [5], b.export_ranges(0, [(0, 1)])),
+    "new_piece": lambda b, s: b.new_piece(s, [5]),
 }
 
 

@@ -251,6 +251,25 @@ class Walk(RuleBasedStateMachine):
         ):
             self.fresh[seq_id] = False
 
+    @precondition(lambda self: any(saved.ranges for saved in self.saved))
+    @rule(data=st.data(), seq_id=seq_ids)
+    def import_piece(self, data: st.DataObject, seq_id: int) -> None:
+        saved = data.draw(st.sampled_from([saved for saved in self.saved if saved.ranges]))
+        if saved.applied != self.applied:
+            return
+        piece = self.backend.new_piece(seq_id, [token for token, _ in saved.cells])
+        assert (piece is not None) is (self.backend.state_kind is StateKind.DIVISIBLE)
+        if piece is None:
+            return
+        for one in data.draw(st.permutations(saved.ranges)):
+            rows = np.frombuffer(one.payload, np.uint8)
+            places = piece.places(one.start, one.end)
+            bounds = np.cumsum([place.nbytes for place in places])
+            for place, part in zip(places, np.split(rows, bounds)[:-1], strict=True):
+                place[:] = part
+        if self.restores(saved, seq_id, lambda: self.backend.import_piece(piece)):
+            self.fresh[seq_id] = False
+
     @precondition(lambda self: self.saved)
     @rule(data=st.data(), seq_id=seq_ids)
     def unpack_damaged(self, data: st.DataObject, seq_id: int) -> None:
@@ -446,6 +465,7 @@ def test_full_cells_take_no_saved_state() -> None:
     for attempt in (
         lambda: backend.kv_unpack(packed, 1),
         lambda: backend.import_ranges(1, [1] * 6, ranges),
+        lambda: backend.import_piece(backend.new_piece(1, [1] * 6)),
     ):
         with pytest.raises(StateRejected):
             attempt()
@@ -476,6 +496,7 @@ def test_no_state_is_saved_without_a_kind() -> None:
         lambda: backend.export_ranges(0, [(0, 1)]),
         lambda: backend.export_tail(0),
         lambda: backend.import_ranges(1, [1], [Range(0, 1, memoryview(bytes(CELL_BYTES)))]),
+        lambda: backend.new_piece(1, [1]),
     ):
         with pytest.raises(OperationUnsupported):
             attempt()

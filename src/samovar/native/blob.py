@@ -200,6 +200,26 @@ def readings(blob: np.ndarray, start: int) -> Iterator[Section]:
 # ---- putting together ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Where the rows of neighbouring parts of one shape belong."""
+
+    part: Part
+    rows: np.ndarray
+    """One row each: all of its cells. They lie at equal distances."""
+    before: int
+    """Bytes of one cell in the parts before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a blob has room for once everything but the rows is written."""
+
+    groups: tuple[Group, ...]
+    end: int
+    """Where the tail begins."""
+
+
 def write_attention(
     blob: np.ndarray,
     seq_id: int,
@@ -209,7 +229,22 @@ def write_attention(
     ranges: Sequence[Range],
 ) -> int:
     """Write header and attention section into a buffer; returns where the tail begins."""
+    frame = write_frame(blob, seq_id, streams, layout, tokens)
+    payloads = [np.frombuffer(piece.payload, np.uint8) for piece in ranges]
+    for group in frame.groups:  # of one shape, mostly: each block is read once, front to back
+        for piece, payload in zip(ranges, payloads, strict=True):
+            length = piece.end - piece.start
+            first, size = group.before * length, len(group.rows) * group.part.row_bytes * length
+            _put(group, piece, payload[first : first + size])
+    return frame.end
+
+
+def write_frame(
+    blob: np.ndarray, seq_id: int, streams: int, layout: Layout, tokens: Sequence[int]
+) -> Frame:
+    """Write everything but the rows."""
     writer, cells = _Writer(blob), len(tokens)
+    groups: list[Group] = []
     writer.pack("<IiI", MAGIC, seq_id, streams)
     stream = seq_id if streams > 1 else 0
     for _ in range(stream):
@@ -218,10 +253,10 @@ def write_attention(
     if cells:
         _describe(writer.view(cells * layout.meta.itemsize).view(layout.meta), tokens, seq_id)
         writer.pack("<II", layout.is_transposed, layout.num_layers)
-        _write_rows(writer, cells, ranges, layout)
+        groups += _write_headers(writer, cells, layout)
     for _ in range(streams - 1 - stream):
         writer.pack("<I", 0)
-    return writer.offset
+    return Frame(tuple(groups), writer.offset)
 
 
 def _describe(cells: np.ndarray, tokens: Sequence[int], seq_id: int) -> None:
@@ -234,26 +269,22 @@ def _describe(cells: np.ndarray, tokens: Sequence[int], seq_id: int) -> None:
         cells["x"] = cells["y"] = cells["position"]
 
 
-def _write_rows(writer: _Writer, cells: int, ranges: Sequence[Range], layout: Layout) -> None:
-    """Block by block: each is read once, from its first byte to its last."""
-    payloads = [np.frombuffer(piece.payload, np.uint8) for piece in ranges]
-    before = 0  # bytes of one cell in the parts that are done
+def _write_headers(writer: _Writer, cells: int, layout: Layout) -> Iterator[Group]:
+    """Those of the parts, and room for their rows."""
+    before = 0
     for part, alike in groupby(layout.parts):
         header = np.frombuffer(part.header(), np.uint8)
         count = len(list(alike))
         # Neighbours of one shape lie at equal distances: one row each, header and cells.
         target = writer.view(count * (len(header) + cells * part.row_bytes)).reshape(count, -1)
         target[:, : len(header)] = header
-        target = target[:, len(header) :]
-        for piece, payload in zip(ranges, payloads, strict=True):
-            length = piece.end - piece.start
-            first, size = before * length, count * part.row_bytes * length
-            _put(target, part, piece, payload[first : first + size])
+        yield Group(part, target[:, len(header) :], before)
         before += count * part.row_bytes
 
 
-def _put(target: np.ndarray, part: Part, piece: Range, rows: np.ndarray) -> None:
+def _put(group: Group, piece: Range, rows: np.ndarray) -> None:
     """Write the rows of a range into neighbouring parts of one shape."""
+    part, target = group.part, group.rows
     count, length = len(target), piece.end - piece.start
     if part.width:
         columns = target.reshape(count, part.width, -1, part.row_bytes // part.width)

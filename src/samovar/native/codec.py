@@ -29,9 +29,9 @@ from samovar.native.blob import (
 )
 from samovar.native.context import Context
 from samovar.native.interface import Range, StateKind
+from samovar.native.piece import LlamaPiece
+from samovar.native.scratch import MOST_BYTES, Scratch
 from samovar.native.shape import Shape
-
-_KEPT_BYTES = 2**28  # nobody counted on more than that beside the cells
 
 
 class Codec:
@@ -42,7 +42,7 @@ class Codec:
         self._shape = shape or Shape()  # of which nothing can be checked
         self._context = context
         self._streams = context.num_streams
-        self._out, self._in = _Scratch(), _Scratch()
+        self._out, self._in = _Scratch(), Scratch()
 
     @property
     def layout(self) -> Layout | None:
@@ -62,7 +62,7 @@ class Codec:
         Raises StateRejected when it is of another shape or length, and when llama.cpp refuses; the
         sequence is then empty, or as it was.
         """
-        blob = self._in.of(HEADER + len(state))
+        blob = self._blob(HEADER + len(state))
         blob[:HEADER] = np.frombuffer(struct.pack("<Ii", MAGIC, seq_id), np.uint8)
         blob[HEADER:] = np.frombuffer(state, np.uint8)
         self._shape.check_whole(blob, cells, self._context.model.horizon(cells))
@@ -104,13 +104,34 @@ class Codec:
         if self._shape.window:
             tail = add_streams(tail, self._streams, seq_id)
         size = layout.section_bytes(cells, self._streams) + len(tail)
-        blob = self._in.of(HEADER + size)
+        blob = self._blob(HEADER + size)
         end = write_attention(blob, seq_id, self._streams, layout, tokens, ranges)
         blob[end:] = np.frombuffer(tail, np.uint8)
         self._shape.check_tail(blob, end, cells, self._context.model.horizon(cells))
         self._hand_over(seq_id, blob, cells)
 
+    # -- pieces
+
+    def new_piece(self, seq_id: int, tokens: Sequence[int]) -> LlamaPiece | None:
+        """See Backend. None: the state has a tail or columns, or too much is on its way."""
+        layout = self.layout
+        if self.kind is not StateKind.DIVISIBLE or layout is None or layout.is_transposed:
+            return None
+        blob = self._in.lend(HEADER + layout.section_bytes(len(tokens), self._streams))
+        return None if blob is None else LlamaPiece(blob, seq_id, self._streams, layout, tokens)
+
+    def import_piece(self, piece: LlamaPiece) -> None:
+        """Replace the sequence by a piece whose rows have all been written. Raises StateRejected.
+
+        The sequence is then empty, or as it was.
+        """
+        self._hand_over(piece.seq_id, piece.blob, len(piece.tokens))
+
     # -- helpers
+
+    def _blob(self, size: int) -> np.ndarray:
+        blob = self._in.lend(size)
+        return np.empty(size, np.uint8) if blob is None else blob
 
     def _divisible(self) -> Layout:
         if self.layout is None:
@@ -153,17 +174,17 @@ class Codec:
 
 
 class _Scratch:
-    """A buffer that is used again: a fresh one of 50 MB costs more to fault in than to fill."""
+    """One buffer that is used again: a fresh one of 50 MB costs more to fault in than to fill."""
 
     def __init__(self) -> None:
         self._kept = np.empty(0, np.uint8)
 
     def of(self, size: int) -> np.ndarray:
         """So many bytes, which hold anything."""
-        if size > _KEPT_BYTES:
+        if size > MOST_BYTES:
             return np.empty(size, np.uint8)
         if size > len(self._kept):  # and some more, because sequences grow by a token
-            self._kept = np.empty(min(size + size // 8, _KEPT_BYTES), np.uint8)
+            self._kept = np.empty(min(size + size // 8, MOST_BYTES), np.uint8)
         return self._kept[:size]
 
 

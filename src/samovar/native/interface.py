@@ -142,6 +142,25 @@ class Range:
     payload: memoryview
 
 
+class Piece(Protocol):
+    """A sequence whose rows are put together outside of its cells, each at its place."""
+
+    @property
+    def seq_id(self) -> int:
+        """For which it is."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What its rows are of."""
+
+    def places(self, start: int, end: int) -> list[np.ndarray]:
+        """Where the rows of the positions `start` to `end` (excluded) belong.
+
+        Arrays of bytes, which together are as a Range's payload, in its order. They may be written
+        by any thread. Raises StateRejected for positions that the piece has not.
+        """
+
+
 class Adapter(Protocol):
     """A loaded LoRA adapter."""
 
@@ -382,6 +401,19 @@ class Backend(Protocol):
 
         An indivisible state has no ranges: its tail is all of it. Raises StateRejected; the
         sequence is then empty, or as it was.
+        """
+
+    def new_piece(self, seq_id: int, tokens: Sequence[int]) -> Piece | None:
+        """Room for the rows of all `tokens`, of which nothing is in the cells before the import.
+
+        None: states of this kind are imported by ranges only, or too many pieces are there.
+        """
+
+    def import_piece(self, piece: Piece) -> None:
+        """Replace the sequence that a piece was made for by it. All of its places were written.
+
+        The places must not be written any more. Raises StateRejected; the sequence is then empty,
+        or as it was.
         """
 
     def describe_state(self) -> dict[str, str | int | float | bool | None]:

@@ -37,6 +37,7 @@ from samovar.native.interface import (
     Adapter,
     Decoded,
     NoRoom,
+    Piece,
     Range,
     Row,
     RowFailed,
@@ -392,6 +393,14 @@ class LlamaBackend:
     ) -> None:
         """See Backend. Raises StateRejected; the sequence is then empty."""
         self._transfer.import_ranges(seq_id, tokens, ranges, tail)
+
+    def new_piece(self, seq_id: int, tokens: List[int]) -> Piece | None:
+        """See Backend."""
+        return self._transfer.new_piece(seq_id, tokens)
+
+    def import_piece(self, piece: Piece) -> None:
+        """See Backend. Raises StateRejected; the sequence is then empty."""
+        self._transfer.import_piece(piece)
 
     # ---- the rest -----------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from samovar.native import library, packing
 from samovar.native.cells import Cells
 from samovar.native.codec import Codec
 from samovar.native.context import Context
-from samovar.native.interface import Range, StateKind
+from samovar.native.interface import Piece, Range, StateKind
+from samovar.native.piece import LlamaPiece
 from samovar.native.sequences import Sequence
 
 
@@ -166,6 +167,26 @@ class Transfer:
         else:
             self._codec.import_ranges(seq_id, tokens, ranges, tail)
         sequence.reset(list(tokens), self.adapters)
+
+    # ---- pieces -------------------------------------------------------------------------------
+
+    def new_piece(self, seq_id: int, tokens: List[int]) -> Piece | None:
+        """See Backend. Raises InvalidRequest and InvalidToken."""
+        self._require_codec()
+        self._cells.sequences[seq_id]
+        self._vocabulary.check(tokens)
+        return self._codec.new_piece(seq_id, tokens) if tokens else None
+
+    def import_piece(self, piece: Piece) -> None:
+        """See Backend. Raises StateRejected; the sequence is then empty."""
+        self._require_codec()
+        if not isinstance(piece, LlamaPiece):
+            raise StateRejected("the piece was made by another backend")
+        sequence = self._cells.sequences[piece.seq_id]
+        self._cells.require_room(0, len(piece.tokens), piece.seq_id)
+        self._cells.remove(piece.seq_id)
+        self._codec.import_piece(piece)
+        sequence.reset(list(piece.tokens), self.adapters)
 
     def _require_codec(self) -> None:
         if self.kind is StateKind.NONE:

@@ -36,6 +36,7 @@ from samovar.native.interface import (
     Aborted,
     Adapter,
     NoRoom,
+    Piece,
     Range,
     Row,
     RowFailed,
@@ -62,6 +63,21 @@ class WeightlessAdapter:
 
     fingerprint: bytes
     is_open: bool = True
+
+
+class WeightlessPiece:
+    """Cells that are put together, each in a place of its own; those not written fit no text."""
+
+    def __init__(self, seq_id: int, tokens: List[int]) -> None:
+        self.seq_id = seq_id
+        self.tokens = tuple(tokens)
+        self.rows = np.zeros((len(tokens), CELL_BYTES), np.uint8)
+
+    def places(self, start: int, end: int) -> list[np.ndarray]:
+        """See Piece."""
+        if not 0 <= start < end <= len(self.tokens):
+            raise StateRejected(f"no range {start} to {end} in a piece of {len(self.tokens)}")
+        return list(self.rows[start:end])
 
 
 class WeightlessSampler:
@@ -495,6 +511,23 @@ class WeightlessBackend:
         if position != len(tokens):
             raise StateRejected("the ranges do not cover the tokens")
         self._restore(seq_id, list(tokens), b"".join(r.payload for r in ranges), tail)
+
+    def new_piece(self, seq_id: int, tokens: List[int]) -> WeightlessPiece | None:
+        """See Backend: of divisible states."""
+        self._require_codec()
+        self._sequences[seq_id]
+        checks.check_tokens(tokens, VOCABULARY_SIZE)
+        is_divisible = self.state_kind is StateKind.DIVISIBLE
+        return WeightlessPiece(seq_id, tokens) if is_divisible and tokens else None
+
+    def import_piece(self, piece: Piece) -> None:
+        """See Backend."""
+        self._require_codec()
+        if not isinstance(piece, WeightlessPiece):
+            raise StateRejected("the piece was made by another backend")
+        checks.check_room(0, len(piece.tokens), piece.seq_id, self.context_length)
+        self.seq_rm(piece.seq_id)
+        self._restore(piece.seq_id, list(piece.tokens), piece.rows.tobytes(), b"")
 
     def _restore(self, seq_id: int, tokens: list[int], rows: bytes, tail: bytes) -> None:
         cells = [rows[i : i + CELL_BYTES] for i in range(0, len(rows), CELL_BYTES)]
