@@ -209,7 +209,7 @@ def test_a_write_that_writes_nothing_refuses(root: Path) -> None:
 @pytest.mark.parametrize("most", [1, 100, 4095])
 def test_short_reads_are_continued(root: Path, most: int) -> None:
     io, blocks = Watched(), mixed(2)
-    io.preadv = lambda fd, buffer, offset: os.preadv(fd, [buffer[:most]], offset)
+    io.preadv = lambda fd, pieces, offset: os.preadv(fd, [pieces[0][:most]], offset)
     files = opened(root, io=io)
     files.publish(blocks)
     for block in blocks:

@@ -16,7 +16,7 @@ from samovar.cache.files.names import Name, name_of
 from samovar.cache.files.outcomes import Published
 from samovar.cache.files.tier import FileTier
 from samovar.cache.index.node import Tier
-from samovar.cache.transfer import Completion, Found, ReadDone, Transfer, WriteDone
+from samovar.cache.transfer import Completion, Found, Read, ReadDone, Transfer, WriteDone
 from tests.cache.directories import MODEL, chain, file_of, names, same, tier
 from tests.engine.cached import FLUSH_SECONDS, HandTransfer
 
@@ -77,7 +77,7 @@ def write(transfer: Transfer, blocks: Sequence[Block]) -> list[bool]:
 
 def read(transfer: Transfer, blocks: Sequence[Block]) -> None:
     for ticket, block in enumerate(blocks):
-        transfer.read(ticket, DISK, name_of(block.head), MODEL.digest)
+        transfer.read([Read(ticket, DISK, name_of(block.head), MODEL.digest)])
 
 
 def test_what_is_written_is_read(transfer: Transfer, files: Slow) -> None:

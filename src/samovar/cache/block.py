@@ -33,6 +33,7 @@ taken, so that one name leads to both.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -98,6 +99,11 @@ class Head:
             return self.payload_offset + self.payload_bytes
         return self.logits_offset + self.logits_bytes
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the block takes, as far as they count."""
+        return self.payload_bytes + self.logits_bytes + len(self.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -111,7 +117,7 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that it takes, as far as they count."""
-        return self.payload.nbytes + self.logits.nbytes + len(self.head.tokens)
+        return self.head.nbytes
 
     @property
     def above(self) -> Key:
@@ -221,8 +227,7 @@ def parse_block(data: memoryview, kind: str, key: Key, namespace: bytes | None =
     BadBlock for everything else, whatever the bytes are.
     """
     head = parse_head(data)
-    if (head.kind, head.key) != (kind, key) or namespace not in (None, head.namespace):
-        raise BadBlock("misplaced")
+    _require_asked(head, kind, key, namespace)
     if len(data) != head.size:
         raise BadBlock("short" if len(data) < head.size else "long")
     payload = data[head.payload_offset : head.payload_offset + head.payload_bytes]
@@ -234,6 +239,35 @@ def parse_block(data: memoryview, kind: str, key: Key, namespace: bytes | None =
     return Block(head, payload, logits)
 
 
+def check_apart(
+    front: memoryview,
+    payload: Sequence[memoryview],
+    kind: str,
+    key: Key,
+    namespace: bytes | None = None,
+) -> Head:
+    """The same for a block without logits whose payload lies in pieces, in this order.
+
+    `front` is what stands before the payload. Raises BadBlock.
+    """
+    head = parse_head(front)
+    _require_asked(head, kind, key, namespace)
+    if len(front) != head.payload_offset or head.logits_bytes:
+        raise BadBlock("head")
+    if sum(piece.nbytes for piece in payload) != head.payload_bytes:
+        raise BadBlock("short")
+    if _checksum(*payload) != head.payload_checksum or _checksum(b"") != head.logits_checksum:
+        raise BadBlock("contents")
+    if _gaps(front, head):
+        raise BadBlock("head")
+    return head
+
+
+def _require_asked(head: Head, kind: str, key: Key, namespace: bytes | None) -> None:
+    if (head.kind, head.key) != (kind, key) or namespace not in (None, head.namespace):
+        raise BadBlock("misplaced")
+
+
 def _gaps(data: memoryview, head: Head) -> bool:
     """Whether there is anything but zeros between the parts: damage that nothing else shows."""
     between = bytes(data[_FIXED.size + len(head.tokens) + _CHECKSUM : head.payload_offset])
@@ -242,8 +276,14 @@ def _gaps(data: memoryview, head: Head) -> bool:
     return any(between) or any(data[9:12])
 
 
-def _checksum(data: bytes | memoryview) -> bytes:
-    return xxhash.xxh3_64_digest(data)
+def _checksum(*pieces: bytes | memoryview) -> bytes:
+    """Of what the pieces are one after the other."""
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_digest(pieces[0])
+    digest = xxhash.xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
 
 
 def _padded(size: int) -> int:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Protocol
 
-from samovar.cache.block import Block
+import numpy as np
+
+from samovar.cache.block import Block, Head
 from samovar.cache.index.node import Node, Tier
+
+
+class Rows(Protocol):
+    """Memory in which the rows of blocks are put together."""
+
+    def places(self, start: int, end: int) -> Sequence[np.ndarray]:
+        """Where the payload of the rows of these positions belongs, in its order: bytes each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,24 +30,39 @@ class Lease:
     nodes: tuple[Node, ...]
     """Rows that follow each other from position 0 on, then at most one state."""
     release: Callable[[Lease], None]
-    blocks: list[Block | None] = field(default_factory=list)
+    blocks: list[Block | None] = field(init=False)
     """What has arrived of them, by place."""
-    tiers: list[Tier | None] = field(default_factory=list)
+    tiers: list[Tier | None] = field(init=False)
     """Where each came from."""
     cut: int | None = None
     """The first of `nodes` that will not come; None: all will, as far as is known."""
+    apart: list[Head | None] = field(init=False)
+    """Of those whose payload is where it was wanted, verified. As blocks they come later."""
     is_closed: bool = False
+
+    def __post_init__(self) -> None:
+        count = len(self.nodes)
+        self.blocks, self.tiers, self.apart = [None] * count, [None] * count, [None] * count
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing more will come that could be used."""
-        end = len(self.nodes) if self.cut is None else self.cut
-        return all(block is not None for block in self.blocks[:end])
+        if self.cut is None:
+            return None not in self.heads
+        return None not in self.blocks[: self.cut]
 
     @property
     def is_whole(self) -> bool:
-        """Whether every block came."""
+        """Whether every block came, as one or apart."""
         return self.cut is None and self.is_complete
+
+    @property
+    def heads(self) -> list[Head | None]:
+        """Of what has arrived, by place."""
+        return [
+            apart if block is None else block.head
+            for block, apart in zip(self.blocks, self.apart, strict=True)
+        ]
 
     def run(self) -> Sequence[Block]:
         """The blocks that came, up to the first that did not."""

@@ -29,12 +29,12 @@ from samovar.cache.filing import Filing, name_of_node, on_disk
 from samovar.cache.index.index import Match
 from samovar.cache.index.node import About, Node, Tier
 from samovar.cache.keys import Adapters, Key, Namespace
-from samovar.cache.lease import Lease
+from samovar.cache.lease import Lease, Rows
 from samovar.cache.machine.pressure import NO_ADVICE, Pressure, Sample
 from samovar.cache.machine.wear import Wear
 from samovar.cache.memory import MemoryTier
 from samovar.cache.records import Records
-from samovar.cache.transfer import Found, ReadDone, Transfer, WriteDone
+from samovar.cache.transfer import Found, Read, ReadApart, ReadDone, Transfer, WriteDone
 
 logger = logging.getLogger(__name__)
 
@@ -185,19 +185,24 @@ class BlockStore:
         """Whether a block of this key was here and had to go, as far as is remembered."""
         return self._records.was_evicted(key)
 
-    def lease(self, scope: Scope, nodes: Sequence[Node]) -> Lease:
-        """Hold blocks and begin to read them. Those in memory are there at once."""
+    def lease(self, scope: Scope, nodes: Sequence[Node], rows: Rows | None = None) -> Lease:
+        """Hold blocks and begin to read them. Those in memory are there at once.
+
+        With `rows`, where each has its place, what is read from files goes there first.
+        """
         nodes = tuple(nodes)
         self.index.lease(nodes)
         self.index.touch(nodes, self._clock())
         self._is_used = True
-        lease = Lease(nodes, self._release, [None] * len(nodes), [None] * len(nodes))
+        lease, reads = Lease(nodes, self._release), list[Read]()
         for place, node in enumerate(nodes):
             block = self._memory.read(node)
             if block is not None:
                 lease.blocks[place], lease.tiers[place] = block, Tier.MEMORY
             else:
-                self._read(scope.digest, node, [(lease, place)])
+                reads += self._wanted(scope.digest, node, [(lease, place)], rows)
+        if reads:
+            self._transfer.read(reads)
         return lease
 
     def hold(self, nodes: Sequence[Node]) -> None:
@@ -211,19 +216,27 @@ class BlockStore:
     def _release(self, lease: Lease) -> None:
         self.index.release(lease.nodes)
 
-    def _read(self, scope: bytes, node: Node, waiting: list[tuple[Lease, int]]) -> None:
+    def _wanted(
+        self,
+        scope: bytes,
+        node: Node,
+        waiting: list[tuple[Lease, int]],
+        rows: Rows | None = None,
+    ) -> list[Read]:
+        """The read for those who wait for a block; none: it is on its way, or will not come."""
         for other in self._reading.values():
             if other.node is node:
                 other.waiting += waiting
-                return
+                return []
         tier = next((tier for tier in self._files if node.tiers & tier.bit), None)
         if tier is None:
             for lease, place in waiting:
                 lease.cut = place if lease.cut is None else min(lease.cut, place)
-            return
+            return []
         ticket = next(self._tickets)
         self._reading[ticket] = _Reading(node, tier, scope, waiting)
-        self._transfer.read(ticket, tier, name_of_node(node, tier), scope)
+        places = () if rows is None else rows.places(node.start, node.end)
+        return [Read(ticket, tier, name_of_node(node, tier), scope, places)]
 
     # ---- keeping ------------------------------------------------------------------------------
 
@@ -330,6 +343,8 @@ class BlockStore:
         for one in self._transfer.completions():
             if isinstance(one, ReadDone):
                 self._take_read(one)
+            elif isinstance(one, ReadApart):
+                self._take_apart(one)
             elif isinstance(one, WriteDone):
                 self._take_write(one)
             elif isinstance(one, Found):
@@ -363,6 +378,11 @@ class BlockStore:
         """Until the i/o thread has done something, or has nothing to do, or the time is up."""
         self._transfer.wait(seconds)
 
+    def _take_apart(self, done: ReadApart) -> None:
+        reading = self._reading[done.ticket]
+        lease, place = reading.waiting[0]  # whose rows they are; who came later waits for a block
+        lease.apart[place], lease.tiers[place] = done.head, reading.tier
+
     def _take_read(self, done: ReadDone) -> None:
         reading = self._reading.pop(done.ticket)
         node, tier = reading.node, reading.tier
@@ -373,7 +393,8 @@ class BlockStore:
                 self.counters.bad_blocks[done.cause] += 1
             self._records.drop(node, tier)
             self._records.haunt(node)
-            self._read(reading.scope, node, reading.waiting)  # from another tier, or they are cut
+            # From another tier, or they are cut.
+            self._transfer.read(self._wanted(reading.scope, node, reading.waiting))
             return
         for lease, place in reading.waiting:
             lease.blocks[place], lease.tiers[place] = done.block, tier

@@ -145,7 +145,7 @@ class Folder:
             data = bytearray(min(about.st_size, limit))
             done = 0
             while done < len(data):
-                count = self.io.preadv(fd, memoryview(data)[done:], done)
+                count = self.io.preadv(fd, [memoryview(data)[done:]], done)
                 if not count:
                     break
                 done += count

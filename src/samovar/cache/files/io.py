@@ -60,9 +60,9 @@ class Io:
         """Write some of the data at an offset; returns how many bytes."""
         return os.pwrite(fd, data, offset)
 
-    def preadv(self, fd: int, buffer: memoryview, offset: int) -> int:
-        """Read into a buffer; returns how many bytes, 0 at the end of the file."""
-        return os.preadv(fd, [buffer], offset)
+    def preadv(self, fd: int, pieces: Sequence[memoryview], offset: int) -> int:
+        """Read into pieces, one after the other; returns how many bytes, 0 at the file's end."""
+        return os.preadv(fd, pieces, offset)
 
     def start_writing(self, fd: int) -> None:
         """Have the kernel write back what was written, without waiting for it."""

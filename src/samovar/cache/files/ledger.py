@@ -226,7 +226,7 @@ class Ledger:
         if self._fd is None:
             return None
         data = bytearray(RECORD_BYTES)
-        count = self._io.preadv(self._fd, memoryview(data), 0)
+        count = self._io.preadv(self._fd, [memoryview(data)], 0)
         return parse_record(bytes(data[:count]))
 
     def _write(self, record: Record) -> None:

@@ -39,7 +39,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from samovar.cache.block import BadBlock, Block
+import numpy as np
+
+from samovar.cache.block import BadBlock, Block, Head
 from samovar.cache.files import checking, quarantine
 from samovar.cache.files.buffers import Buffers
 from samovar.cache.files.folder import BLOCKS, PAGE, PINS, SCOPES, TOP, Folder, is_ours, weight
@@ -56,7 +58,7 @@ from samovar.cache.files.outcomes import (
     Scan,
 )
 from samovar.cache.files.publishing import Writer, items_of, remove
-from samovar.cache.files.reading import Space, read_block
+from samovar.cache.files.reading import Space, gather, read_apart, read_block
 from samovar.cache.files.survey import Survey, remove_leavings, survey
 from samovar.cache.files.usage import pack_usage, unpack_usage
 from samovar.cache.keys import Key, Namespace
@@ -205,6 +207,24 @@ class FileTier:
         except BadBlock:
             self._set_aside(name)
             raise
+
+    def read_apart(
+        self, name: Name, namespace: bytes, places: Sequence[np.ndarray]
+    ) -> Head | Block:
+        """The same, its payload in places of bytes that follow each other in it: then its head.
+
+        A block with logits or of another size than the places is read as any other.
+        """
+        try:
+            head = read_apart(self._folder, name, namespace, places)
+        except BadBlock:
+            self._set_aside(name)
+            raise
+        return head or self.read(name, namespace)
+
+    def gather(self, head: Head, places: Sequence[np.ndarray]) -> Block:
+        """A copy of what was read apart, as one block. Raises Missing: there is no memory."""
+        return gather(head, places, self._buffers.take)
 
     def find(self, names: Iterable[Name]) -> list[Entry]:
         """Those that are there: what another process published, without listing everything."""
