@@ -6,12 +6,13 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from samovar.cache.block import Block
+from samovar.cache.block import Block, Head
 from samovar.cache.files.names import Name
 from samovar.cache.files.tier import FileTier
 from samovar.cache.index.node import Tier
@@ -310,6 +311,13 @@ class Gate:
                 gate.has_come.set()
                 assert gate.is_open.wait(60)
                 return super().read(name, namespace, buffer)
+
+            def read_apart(
+                self, name: Name, namespace: bytes, places: Sequence[np.ndarray]
+            ) -> Head | Block:
+                gate.has_come.set()
+                assert gate.is_open.wait(60)
+                return super().read_apart(name, namespace, places)
 
         return Gated(*args, **more)  # type: ignore[arg-type]
 

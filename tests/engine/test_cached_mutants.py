@@ -19,6 +19,7 @@ from samovar.engine.scopes import Scopes
 from samovar.engine.sequence import Sequence
 from samovar.errors import SamovarError
 from samovar.native.interface import StateKind
+from samovar.native.weightless import WeightlessPiece
 from tests.cache import test_store
 from tests.engine import test_cached, test_cached_faults
 from tests.engine.builders import KINDS
@@ -93,6 +94,12 @@ def one_too_few(original: Callable[..., int], *args: Any) -> int:  # noqa: ANN40
     return max(0, original(*args) - 1)
 
 
+def beside(original: Callable[..., list[Any]], piece: WeightlessPiece, *args: int) -> list[Any]:
+    """A block that is not the first one goes one position too far to the front."""
+    start, end = args
+    return original(piece, start - (start > 0), end - (start > 0))
+
+
 MUTANTS: dict[str, tuple[Patch, Callable[[], None]]] = {
     "a key says nothing of what comes before": (
         unchained,
@@ -130,8 +137,16 @@ MUTANTS: dict[str, tuple[Patch, Callable[[], None]]] = {
         wrapped(Restoring, "_bring", one_too_few),
         TAILED,
     ),
+    "what was to be read apart is taken for whole": (
+        wrapped(Restoring, "_is_as_planned", lambda *_: True),
+        test_cached_faults.check_damage_is_a_miss,
+    ),
+    "rows are read beside their place": (
+        wrapped(WeightlessPiece, "places", beside),
+        DIVISIBLE,
+    ),
     "contents are not verified": (
-        lambda monkeypatch: monkeypatch.setattr(block, "_checksum", lambda _: bytes(8)),
+        lambda monkeypatch: monkeypatch.setattr(block, "_checksum", lambda *_: bytes(8)),
         test_cached_faults.check_damage_is_a_miss,
     ),
 }

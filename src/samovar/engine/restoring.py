@@ -3,6 +3,11 @@
 A sequence that has blocks in the cache gets a seat and waits there (RESTORING) until they have
 been read; those in memory are there at once. What does not come is computed: nothing here is a
 request's failure.
+
+Where a state is nothing but rows, those in files are read straight to where llama.cpp wants them (a
+piece), and enter the cells from there before anybody makes blocks of them. One that turns out bad,
+and everything else that leaves less than was planned, makes the piece worthless: the blocks that
+are left are put together by the backend then, as those of other states are.
 """
 
 from __future__ import annotations
@@ -11,11 +16,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from samovar.cache.block import Block
-from samovar.cache.index.node import Node
+from samovar.cache.index.node import Node, Tier
 from samovar.cache.lease import Lease
 from samovar.cache.store import BlockStore
 from samovar.engine.placing import Placing
@@ -23,8 +29,8 @@ from samovar.engine.scheduler import Scheduler
 from samovar.engine.scopes import Scopes
 from samovar.engine.seats import Placement
 from samovar.engine.sequence import Sequence
-from samovar.errors import SamovarError
-from samovar.native.interface import Backend, Range, StateKind
+from samovar.errors import SamovarError, StateRejected
+from samovar.native.interface import Backend, Piece, Range, StateKind
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +54,18 @@ class _Pending:
     lease: Lease
     tries: int
     started: float
+    piece: Piece | None = None
+    """Where what is read from files belongs, of exactly the tokens of the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where what is brought ends."""
+
+    key: bytes
+    length: int
+    logits: memoryview
+    """Of what follows it; empty: not stored."""
 
 
 class Restoring:
@@ -118,12 +136,13 @@ class Restoring:
             self._let_go(sequence)
             return False
         now = self._now()
-        lease = self._store.lease(self._scopes.of(sequence), plan.nodes)
+        piece = self._piece(sequence, seq_id, plan)
+        lease = self._store.lease(self._scopes.of(sequence), plan.nodes, piece)
         self._let_go(sequence)
         self._placing.empty()
         self._backend.seq_rm(seq_id)
         self._scheduler.restoring(sequence, seq_id, plan.length, now)
-        self._pending.append(_Pending(sequence, lease, _TRIES, now))
+        self._pending.append(_Pending(sequence, lease, _TRIES, now, piece))
         return True
 
     def forget(self, sequence: Sequence) -> None:
@@ -143,7 +162,7 @@ class Restoring:
                 continue  # another choice of its request has failed, and took it along
             self._pending.remove(pending)
             with pending.lease as lease:
-                length = self._bring(pending.sequence, lease)
+                length = self._bring(pending)
             if not length and self._tries_again(pending):
                 continue
             sequence, now = pending.sequence, self._now()
@@ -183,24 +202,35 @@ class Restoring:
         self._pending.append(_Pending(pending.sequence, lease, pending.tries - 1, pending.started))
         return True
 
-    def _bring(self, sequence: Sequence, lease: Lease) -> int:
-        """Import the blocks of a lease; returns how many tokens are in the cells now."""
-        assert sequence.seq_id is not None
+    def _piece(self, sequence: Sequence, seq_id: int, plan: Plan) -> Piece | None:
+        """Room for a plan of which something is in files only, if its kind can be read apart."""
+        is_in_memory = all(node.tiers & Tier.MEMORY.bit for node in plan.nodes)
+        if is_in_memory or self._kind is not StateKind.DIVISIBLE:
+            return None
+        return self._backend.new_piece(seq_id, sequence.tokens[: plan.length])
+
+    def _bring(self, pending: _Pending) -> int:
+        """Import what came; returns how many tokens are in the cells now."""
+        sequence, lease, piece = pending.sequence, pending.lease, pending.piece
+        if piece is not None and self._is_as_planned(sequence, lease, piece):
+            last = lease.blocks[-1]
+            logits = memoryview(b"") if last is None else last.logits
+            end = _End(lease.nodes[-1].key, len(piece.tokens), logits)
+            return self._entered(sequence, end, partial(self._put_piece, lease, piece))
         blocks = self._usable(sequence, lease)
         if not blocks:
             return 0
-        tail, logits, end = b"", blocks[-1].logits, blocks[-1].head
-        length = end.start + end.num_tokens
-        if self._kind is not StateKind.DIVISIBLE:
-            tail = bytes(blocks.pop().payload)
-        ranges = [
-            Range(one.head.start, one.head.start + one.head.num_tokens, one.payload)
-            for one in blocks
-        ]
+        head = blocks[-1].head
+        end = _End(head.key, head.start + head.num_tokens, blocks[-1].logits)
+        return self._entered(sequence, end, partial(self._put_blocks, sequence, blocks))
+
+    def _entered(self, sequence: Sequence, end: _End, put: Callable[[], None]) -> int:
+        """How far the cells of a sequence reach once `put` has filled them; 0: it was refused."""
+        assert sequence.seq_id is not None
         try:
             self._placing.apply_adapters(sequence.adapters)
-            self._backend.import_ranges(sequence.seq_id, sequence.tokens[:length], ranges, tail)
-            return self._with_logits(sequence, length, logits)
+            put()
+            return self._with_logits(sequence, end.length, end.logits)
         except SamovarError as error:
             logger.warning("cached blocks were refused and are computed again: %s", error)
             self._store.counters.restore_failures += 1
@@ -208,15 +238,42 @@ class Restoring:
             self._backend.seq_rm(sequence.seq_id)
             return 0
 
+    def _put_blocks(self, sequence: Sequence, blocks: list[Block]) -> None:
+        assert sequence.seq_id is not None
+        tail, end = b"", blocks[-1].head
+        tokens = sequence.tokens[: end.start + end.num_tokens]
+        if self._kind is not StateKind.DIVISIBLE:
+            tail = bytes(blocks.pop().payload)
+        ranges = [
+            Range(one.head.start, one.head.start + one.head.num_tokens, one.payload)
+            for one in blocks
+        ]
+        self._backend.import_ranges(sequence.seq_id, tokens, ranges, tail)
+
+    def _put_piece(self, lease: Lease, piece: Piece) -> None:
+        """What was read apart is at its place; what was in memory, or came as a block, is not."""
+        for node, apart, block in zip(lease.nodes, lease.apart, lease.blocks, strict=True):
+            if apart is None:
+                assert block is not None
+                _fill(piece.places(node.start, node.end), block.payload)
+        self._backend.import_piece(piece)
+
+    def _is_as_planned(self, sequence: Sequence, lease: Lease, piece: Piece) -> bool:
+        """Whether all came that there is room for, for this seat, and may be used to its end."""
+        is_whole = lease.is_whole and piece.seq_id == sequence.seq_id
+        return is_whole and self._may_end(sequence, len(piece.tokens))
+
+    def _may_end(self, sequence: Sequence, end: int) -> bool:
+        return end <= self._most(sequence) and end % self._scheduler.seats.cuts.grid == 0
+
     def _usable(self, sequence: Sequence, lease: Lease) -> list[Block]:
         """What came of a lease, as far as it is good for anything without the rest."""
         blocks = list(lease.run())
         if self._kind is not StateKind.DIVISIBLE:
             return blocks if lease.is_whole else []
-        most, grid = self._most(sequence), self._scheduler.seats.cuts.grid
         while blocks:
-            end = blocks[-1].head.start + blocks[-1].head.num_tokens
-            if end <= most and end % grid == 0:
+            head = blocks[-1].head
+            if self._may_end(sequence, head.start + head.num_tokens):
                 break
             blocks.pop()
         return blocks
@@ -238,11 +295,11 @@ class Restoring:
         """Say which tier each restored token came from."""
         counters, found = self._store.counters, dict[str, int]()
         counters.hits += 1
-        for node, tier, block in zip(lease.nodes, lease.tiers, lease.blocks, strict=True):
-            if tier is None or block is None:
+        for node, tier, head in zip(lease.nodes, lease.tiers, lease.heads, strict=True):
+            if tier is None or head is None:
                 break
             name, is_rows = tier.name.lower(), self._kind is not StateKind.INDIVISIBLE
-            counters.restored_bytes[name] += block.nbytes
+            counters.restored_bytes[name] += head.nbytes
             if node.kind == "s" and is_rows:
                 continue
             count = node.num_tokens if is_rows else node.end
@@ -251,6 +308,16 @@ class Restoring:
         sequence.num_saved = max(sequence.num_saved, length)
         if not sequence.num_preemptions:
             sequence.restored = found
+
+
+def _fill(places: list[np.ndarray], payload: memoryview) -> None:
+    """Copy the rows of a block to where they belong. Raises StateRejected for other sizes."""
+    rows, done = np.frombuffer(payload, np.uint8), 0
+    if sum(place.nbytes for place in places) != rows.nbytes:
+        raise StateRejected("a block of KV rows has another size than this model's rows")
+    for place in places:
+        place[:] = rows[done : done + place.nbytes]
+        done += place.nbytes
 
 
 def _of_rows(path: tuple[Node, ...], most: int, grid: int) -> Plan:
