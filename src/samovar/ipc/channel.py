@@ -73,7 +73,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 class Channel:
-    """The worker's end: blocking, for one thread that reads and one at a time that writes."""
+    """The worker's end: blocking, one thread reads and one writes."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)
@@ -98,28 +98,10 @@ class Channel:
 
     def write(self, message: bytes, fds: Sequence[int] = ()) -> bool:
         """Send a message, and descriptors that stay open here. False: the other end is gone."""
-        data = frame(message, len(fds))
+        data = memoryview(frame(message, len(fds)))
         try:
             sent = socket.send_fds(self._sock, [data], list(fds)) if fds else 0
-        except OSError:
-            return False
-        return self.write_rest(data[sent:])
-
-    def write_some(self, message: bytes) -> bytes | None:
-        """Send as much of a message as goes without waiting. The rest; None: nobody is there."""
-        data = frame(message)
-        try:
-            sent = self._sock.send(data, socket.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            return None
-        return data[sent:]
-
-    def write_rest(self, rest: bytes) -> bool:
-        """Send what is left of a frame. False: the other end is gone."""
-        try:
-            self._sock.sendall(rest)
+            self._sock.sendall(data[sent:])
         except OSError:
             return False
         return True

@@ -1,6 +1,6 @@
 """Wires the threads of a worker.
 
-    reader ──> preparer ──> ENGINE (main) ──> sender (see `sending`)     cache i/o (cache.transfer)
+    reader ──> preparer ──> ENGINE (main) ──> sender            cache i/o (see cache.transfer)
       │           tokenizing, templates,        │
       │           grammars: never on the        │
       └── Ping, Cancel overtake ────────────────┘
@@ -42,10 +42,10 @@ from samovar.worker.loading import Loader, Served, load
 from samovar.worker.loop import EngineLoop
 from samovar.worker.operations import BETWEEN_STEPS, Operations
 from samovar.worker.replaying import Replaying
-from samovar.worker.sending import Sender
 
 logger = logging.getLogger(__name__)
 
+_OUTBOX = 1024  # frames: a runtime that is behind by so many steps holds the engine up
 _PREPARE = 4096  # requests and questions that wait to be tokenized or rendered
 _LIGHT = 2048  # characters, which are tokenized within a millisecond
 _LEAVE_SECONDS = 10.0  # to save, once nobody is left; then the process ends as it is
@@ -124,8 +124,9 @@ class _Worker:
         self._loop = EngineLoop(served.engine, served.store, self._say)
         self._operations = Operations(served)
         self._preparing: queue.Queue[Callable[[], None] | None] = queue.Queue(_PREPARE)
-        self._sender = Sender(channel)
+        self._outbox: queue.Queue[tuple[bytes, int | None] | None] = queue.Queue(_OUTBOX)
         self._exit = ipc.ExitCode.OK
+        self._is_lost = threading.Event()
         self._lock = threading.Lock()
         self._unprepared: dict[str, bool] = {}
         """Requests that the engine has not got yet, by id: whether they were cancelled."""
@@ -134,7 +135,8 @@ class _Worker:
         """Serve until told to stop, or until nobody is left."""
         backend = self._served.backend
         threading.excepthook = lambda raised: self._fail(raised.exc_value)
-        self._sender.start()
+        sender = threading.Thread(target=self._write, name="samovar-sender", daemon=True)
+        sender.start()
         self._report(
             ipc.Ready(
                 self._served.description,
@@ -153,10 +155,10 @@ class _Worker:
             self._loop.run()
             is_saved = self._served.close()
         except Exception as error:  # noqa: BLE001 - the engine's guard: another process goes on
-            self._sender.close(_FLUSH_SECONDS)
-            self._fail(error)
+            self._fail(error, sender)
         self._report(ipc.Stopped(is_saved))
-        self._sender.close(_LEAVE_SECONDS)
+        self._outbox.put(None)
+        sender.join(_LEAVE_SECONDS)
         return self._exit
 
     # ---- reader -------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ class _Worker:
     def _leave(self, code: ipc.ExitCode) -> None:
         """Nobody listens any more: save and go, and go in any case."""
         self._exit = code
-        self._sender.is_lost.set()
+        self._is_lost.set()
         self._loop.abort()
         timer = threading.Timer(_LEAVE_SECONDS, os._exit, [int(code)])
         timer.daemon = True
@@ -265,13 +267,18 @@ class _Worker:
         except SamovarError as error:
             self._report(ipc.Answer(call.call_id, None, error.code, str(error)))
 
-    def _fail(self, error: BaseException | None) -> NoReturn:
-        """End the process where it stands, once the cause is written."""
+    def _fail(
+        self, error: BaseException | None, sender: threading.Thread | None = None
+    ) -> NoReturn:
+        """End the process where it stands, once what was said is out and the cause is written."""
         logger.critical("a worker ends because of a bug", exc_info=error)
+        if sender is not None:
+            self._outbox.put(None)
+            sender.join(_FLUSH_SECONDS)
         sys.stderr.flush()
         os._exit(ipc.ExitCode.BUG)
 
-    # ---- what is said -------------------------------------------------------------------------
+    # ---- sender -------------------------------------------------------------------------------
 
     def _say(self, events: Iterable[Event]) -> None:
         """One frame for all events of a step; vectors go by descriptor."""
@@ -301,7 +308,27 @@ class _Worker:
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(vectors.tobytes())
         report = ipc.Vectors(event.request_id, rows, width, event.usage)
-        self._sender.give(ipc.ENCODER.encode(report), fd)
+        self._put(ipc.ENCODER.encode(report), fd)
 
     def _report(self, report: ipc.Report) -> None:
-        self._sender.give(ipc.ENCODER.encode(report))
+        self._put(ipc.ENCODER.encode(report), None)
+
+    def _put(self, data: bytes, fd: int | None) -> None:
+        while not self._is_lost.is_set():
+            try:
+                self._outbox.put((data, fd), timeout=1.0)
+            except queue.Full:
+                continue
+            return
+        if fd is not None:
+            os.close(fd)
+
+    def _write(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            data, fd = item
+            fds = [] if fd is None else [fd]
+            is_sent = self._channel.write(data, fds)
+            for one in fds:
+                os.close(one)
+            if not is_sent:
+                self._is_lost.set()
