@@ -27,7 +27,7 @@ def test_a_request_that_kills_again_and_again_is_refused_and_the_others_finish(
 ) -> None:
     """One that is tried beside others has to do it again alone; SIGKILL may come from outside."""
     good = [request(i, max_tokens=80) for i in range(5)]
-    bad = request(9, prompt=b"bad" + trigger(fault, 5), request_id="culprit", max_tokens=40)
+    bad = request(9, prompt=b"secret" + trigger(fault, 5), request_id="culprit", max_tokens=40)
 
     async def main() -> None:
         config = configured(restarts=5, restart_window=1e6)
@@ -42,7 +42,7 @@ def test_a_request_that_kills_again_and_again_is_refused_and_the_others_finish(
     asyncio.run(main())
     said = caplog.text
     assert "culprit" in said
-    assert "bad" not in said
+    assert "secret" not in said
     assert "system prompt" not in said
 
 

@@ -29,9 +29,9 @@ class Pacing:
 
     def tell(self, ticket: Ticket, streams: int) -> None:
         """Something came for one of so many streams."""
-        if ticket.is_paced and not ticket.is_over and ticket.fetched_at is not None:
-            pause = min(MOST_SECONDS, streams / PACKETS)
-            wait = ticket.fetched_at + pause - self._loop.time()
+        fetched_at = ticket.fetched_at
+        if fetched_at is not None and ticket.is_paced and not ticket.is_over:
+            wait = fetched_at + min(MOST_SECONDS, streams / PACKETS) - self._loop.time()
             if wait > 0:
                 self._held.append(ticket)
                 if self._timer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -106,13 +107,14 @@ async def warm(asked: OfPrompt, having: Having, asking: Asking) -> dict[str, Any
         tenant=asking.tenant,
         cache_salt=asked.salt,
     )
-    async for burst in having.generate(name, request):
-        last = burst[-1]
-        if isinstance(last, Failed):
-            raise from_code(last.code, last.message)
-        if isinstance(last, Finished):
-            usage = last.usage
-            return {"prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached.total}
+    async with aclosing(having.generate(name, request)) as bursts:
+        async for burst in bursts:
+            last = burst[-1]
+            if isinstance(last, Failed):
+                raise from_code(last.code, last.message)
+            if isinstance(last, Finished):
+                usage = last.usage
+                return {"prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached.total}
     raise InvalidRequest("the request ended without an answer")
 
 

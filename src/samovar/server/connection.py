@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import Any
+from collections.abc import MutableMapping
+from typing import Any, cast
 
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from samovar.config import ServerConfig
+from samovar.server.body_writer import offer
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,28 @@ _REFUSAL = (
     b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"Connection: close\r\n\r\n%s"
 )
+
+
+class _Body:
+    """A BodyWriter. All that a message goes through on its way here did not look at it."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+
+    @property
+    def is_taken(self) -> bool:
+        cycle = self._cycle
+        is_open = cycle.response_started and not (cycle.response_complete or cycle.disconnected)
+        return is_open and cycle.chunked_encoding is True and not self._flow.write_paused
+
+    def write(self, data: bytes) -> bool:
+        if self._cycle.disconnected:
+            return False
+        if data:  # a chunk of no bytes would be the end
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return not self._flow.write_paused
 
 
 class Connection(HttpToolsProtocol):
@@ -97,6 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._serving = cycle
+        offer(cast(MutableMapping[str, Any], cycle.scope), _Body(cycle))
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def pause_writing(self) -> None:

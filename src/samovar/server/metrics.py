@@ -61,6 +61,22 @@ class Counter(Metric):
         self._values[labels] = self._values.get(labels, 0.0) + amount
 
 
+class Spread:
+    """How many values were how large, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """One value more."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
 class Histogram(Metric):
     """How values are spread."""
 
@@ -75,25 +91,30 @@ class Histogram(Metric):
     ) -> None:
         super().__init__(name, meaning, labels)
         self._bounds = tuple(bounds)
-        self._counts: dict[Labels, list[int]] = {}
+        self._spreads: dict[Labels, Spread] = {}
 
     def observe(self, value: float, *labels: str) -> None:
         """One value more."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-        counts[bisect_left(self._bounds, value)] += 1
-        self._values[labels] = self._values.get(labels, 0.0) + value
+        self.spread(*labels).observe(value)
+
+    def spread(self, *labels: str) -> Spread:
+        """That of the values of these labels, for whoever observes many."""
+        found = self._spreads.get(labels)
+        if found is None:
+            found = self._spreads[labels] = Spread(self._bounds)
+        return found
 
     def _samples(self) -> Iterable[str]:
         names = (*self.labels, "le")
-        for labels, counts in self._counts.items():
+        for labels, spread in self._spreads.items():
             total = 0
-            for bound, count in zip((*self._bounds, float("inf")), counts, strict=True):
+            if not any(spread.counts):
+                continue
+            for bound, count in zip((*self._bounds, float("inf")), spread.counts, strict=True):
                 total += count
                 yield f"{self.name}_bucket{_braces(names, (*labels, _number(bound)))} {total}"
             own = _braces(self.labels, labels)
-            yield f"{self.name}_sum{own} {_number(self._values[labels])}"
+            yield f"{self.name}_sum{own} {_number(spread.sum)}"
             yield f"{self.name}_count{own} {total}"
 
 

@@ -167,6 +167,7 @@ class Watch:
         self._model = model
         self._request = request
         self._last = time.monotonic()
+        self._gaps = observers.ttft.spread(model)
         self._has_begun = False
         self._is_over = False
         self._generated = 0
@@ -176,14 +177,15 @@ class Watch:
         if isinstance(burst[-1], Begun):  # nothing behind it: nothing has come of it yet
             return
         now = time.monotonic()
-        gaps = self._observers.itl if self._has_begun else self._observers.ttft
         for event in burst:
             if isinstance(event, _DELTAS):
                 self._generated += len(event.tokens)
             else:
                 self._see_end(event)
-        gaps.observe(now - self._last, self._model)
-        self._has_begun, self._last = True, now
+        self._gaps.observe(now - self._last)
+        self._last = now
+        if not self._has_begun:
+            self._has_begun, self._gaps = True, self._observers.itl.spread(self._model)
 
     def _see_end(self, event: Event) -> None:
         if isinstance(event, Failed):

@@ -18,11 +18,14 @@ from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.server.asking import caller, served
 from samovar.server.caller import Caller
+from samovar.server.generation import Generation
 from samovar.server.served import Served
 from samovar.types import Burst, Finished
 
 Models = Annotated[Served, Depends(served)]
 Asker = Annotated[Caller, Depends(caller)]
+
+AtEnd = Callable[[], Awaitable[None]]
 
 
 def resolved(models: Served, name: str) -> str:
@@ -41,27 +44,20 @@ class Running:
     keep: Keep | None
     watch: Watch
 
-    async def events(
-        self,
-        make: Callable[[Ready], Awaitable[Request]],
-        at_end: Callable[[], Awaitable[None]] | None = None,
+    def events(
+        self, make: Callable[[Ready], Awaitable[Request]], at_end: AtEnd | None = None
     ) -> AsyncIterator[Burst]:
         """The events of the request that `make` makes once the model is there.
 
         `at_end` is awaited before the last event goes out; what it raises of ours is not told.
         Raises what loading and making raise.
         """
-        ready = await self.load()
-        try:
-            request = await make(ready)
-            async with aclosing(self.models.generate(self.name, request)) as bursts:
-                async for burst in bursts:
-                    if at_end is not None and isinstance(burst[-1], Finished):
-                        with contextlib.suppress(SamovarError):
-                            await at_end()
-                    yield burst
-        finally:
-            self.leave()
+
+        async def made() -> Request:
+            return await make(await self.load())
+
+        generation = self.models.generate(self.name, made, self.leave)
+        return generation if at_end is None else _ended(generation, at_end)
 
     async def load(self) -> Ready:
         """Have the model there. Raises what loading raises."""
@@ -93,3 +89,12 @@ class Running:
         if not status["open_requests"]:
             with contextlib.suppress(ModelNotFound):
                 await self.models.runtime.unload(self.name)
+
+
+async def _ended(generation: Generation, at_end: AtEnd) -> AsyncIterator[Burst]:
+    async with aclosing(generation) as bursts:
+        async for burst in bursts:
+            if isinstance(burst[-1], Finished):
+                with contextlib.suppress(SamovarError):
+                    await at_end()
+            yield burst

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,21 +14,25 @@ from typing import Any
 from samovar import models
 from samovar.api.facts import ModelFacts
 from samovar.config import CacheConfig, ServerConfig, WorkerConfig
-from samovar.errors import ModelNotFound, Overloaded, SamovarError
+from samovar.errors import ModelNotFound, Overloaded
 from samovar.ipc.messages import Ready
 from samovar.ipc.requests import Request
 from samovar.runtime.runtime import Runtime
 from samovar.runtime.ticket import Ticket
 from samovar.server.current import current
 from samovar.server.facts import FactsReader
+from samovar.server.generation import Generation
 from samovar.server.loading import Loading
-from samovar.server.observing import Observers
-from samovar.types import Burst, GenerateRequest, VerifyRequest
+from samovar.server.observing import Observers, Watch
+from samovar.types import GenerateRequest, VerifyRequest
 
 MAX_WAITING = 8192
 """Events that wait for a client which takes none: some megabytes. Then its request is ended."""
 _TRIES = 3  # to ask a model that somebody has unloaded since it was loaded
 _ADAPTED = (GenerateRequest, VerifyRequest)
+
+Making = Callable[[], Awaitable[Request]]
+"""Makes a request. Raises what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +124,22 @@ class Served:
         if self._loading.get(name) is loading:
             del self._loading[name]
 
-    async def generate(self, name: str, request: Request) -> AsyncGenerator[Burst, None]:
-        """The events of a request; the last one is terminal. Raises what asking raises."""
-        watch = self._observers.watch(name, current())
-        try:
-            with contextlib.closing(await self._submitted(name, request)) as ticket:
-                while not ticket.is_done:
-                    burst = await ticket.fetch()
-                    watch.see(burst)
-                    yield burst
-        except SamovarError as error:
-            watch.fail(error.code)
-            raise
-        finally:
-            watch.leave()
+    def generate(
+        self,
+        name: str,
+        request: Request | Making,
+        on_closed: Callable[[], None] | None = None,
+    ) -> Generation:
+        """The events of a request, or of one that is made when they are first asked for."""
+        submit, watch = partial(self._submitted, name, request), partial(self._watch, name)
+        return Generation(submit, watch, on_closed)
 
-    async def _submitted(self, name: str, request: Request) -> Ticket:
-        asked = self._settled(self._with_adapters(name, request))
+    def _watch(self, name: str) -> Watch:
+        return self._observers.watch(name, current())
+
+    async def _submitted(self, name: str, request: Request | Making) -> Ticket:
+        made = await request() if callable(request) else request
+        asked = self._settled(self._with_adapters(name, made))
         for _ in range(_TRIES):
             await self.ready(name)
             try:

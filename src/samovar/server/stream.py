@@ -2,10 +2,11 @@
 
     events ──> Encoder ──> a message for each, as it comes
 
-One task takes events, encodes and writes; what waits for a client meanwhile, waits with the request
-(see Served.generate), and the loop puts what is written at once into one packet. It is not the task
-that serves the request: to wake that one means to go through all the layers it is in, for each
-token. Another one waits for the client to go, and cancels the first, and with it the request.
+One task answers; another one waits for the client to go, and cancels the first, and with it the
+request. Once an answer has begun, events are pushed through the encoder to the connection where
+they arrive (see Generation.push and BodyWriter), and neither task is woken for them. When a client
+takes less than comes, the answering task takes over until it does: what comes meanwhile waits with
+the request.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from starlette.types import Receive, Scope, Send
 
 from samovar.api.wire import SSE, Collector, Encoder, Failures, WireFailure
 from samovar.errors import SamovarError
-from samovar.server.current import current
+from samovar.server.body_writer import BodyWriter, body_writer
+from samovar.server.current import Current, current
+from samovar.server.generation import Generation
 from samovar.types import Begun, Burst, Failed
 
 logger = logging.getLogger(__name__)
@@ -93,9 +96,9 @@ def respond_failure(failure: WireFailure, failed: Failed | None = None) -> Respo
     return Response(failure.body, failure.status, headers, failure.media_type)
 
 
-def internal_failure() -> Failed:
+def internal_failure(request: Current | None = None) -> Failed:
     """What a client is told of a bug: where in the log it is, and nothing of it."""
-    request = current()
+    request = request or current()
     which = f" of request {request.request_id}" if request is not None else ""
     return Failed("", "internal_error", f"an internal error; the log{which} says more")
 
@@ -114,7 +117,14 @@ class EventStream(StreamingResponse):
         self._bursts = bursts
         self._encoder = encoder
         self._failures = failures
+        self._request = current()
+        self._writer: BodyWriter | None = None
+        """Past all layers to the connection, where the server offers that."""
+        self._is_pushed = False
+        """Events go out as they arrive."""
         self._has_begun = False
+        self._is_over = False
+        """Nothing can follow what was written."""
         self._refusal: Response | None = None
         """What is answered instead of a stream."""
         self._is_silent = True
@@ -125,6 +135,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises ClientGone."""
+        self._writer = body_writer(scope)
         gone = asyncio.ensure_future(_disconnected(receive))
         writer = asyncio.ensure_future(self._answer(scope, receive, send))
         gone.add_done_callback(lambda _: writer.cancel())
@@ -146,7 +157,10 @@ class EventStream(StreamingResponse):
         try:
             async with contextlib.aclosing(self._bursts) as bursts:  # type: ignore[type-var]
                 async for burst in bursts:
-                    if await self._write(burst, send):
+                    await self._write(burst, send)
+                    if not self._is_over and isinstance(self._bursts, Generation):
+                        await self._push(self._bursts)
+                    if self._is_over:
                         break
         except SamovarError as error:
             await self._write([failed_of(error)], send)
@@ -158,37 +172,51 @@ class EventStream(StreamingResponse):
         else:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, burst: Burst, send: Send) -> bool:
-        """True: nothing can follow it."""
+    async def _write(self, burst: Burst, send: Send) -> None:
         if self._sign is not None:
             await self._sign
         if not self._has_begun:
             first = next((one for one in burst if not isinstance(one, Begun)), None)
             if isinstance(first, Failed):
                 self._refusal = respond_failure(self._failures(first), first)
-                return True
+                self._is_over = True
+                return
             if first is not None:
                 await self._begin(send)
-        data, is_last = self._encoded(burst)
+        data = self._encoded(burst)
         if data:
-            self._is_silent = False
             await send({"type": "http.response.body", "body": data, "more_body": True})
-        return is_last
+
+    async def _push(self, generation: Generation) -> None:
+        """Have events go out as they arrive, for as long as the client takes them."""
+        writer = self._writer
+        if writer is None or not writer.is_taken:
+            return
+
+        def write(burst: Burst) -> bool:
+            return writer.write(self._encoded(burst)) and not self._is_over
+
+        self._is_pushed = True
+        try:
+            await generation.push(write)
+        finally:
+            self._is_pushed = False
 
     async def _begin(self, send: Send) -> None:
         self._has_begun = True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
-    def _encoded(self, burst: Burst) -> tuple[bytes, bool]:
-        """The bytes of events, and whether nothing can follow them."""
-        data = b""
+    def _encoded(self, burst: Burst) -> bytes:
+        data, feed = b"", self._encoder.feed
         try:
             for event in burst:
-                data += self._encoder.feed(event)
+                data += feed(event)
         except Exception:
             logger.exception("an event could not be encoded")
-            return data + self._encoder.feed(internal_failure()), True
-        return data, False
+            self._is_over = True
+            return data + self._encoder.feed(internal_failure(self._request))
+        self._is_silent = self._is_silent and not data
+        return data
 
     # ---- signs of life ------------------------------------------------------------------------
 
@@ -197,7 +225,9 @@ class EventStream(StreamingResponse):
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look, send)
 
     def _look(self, send: Send) -> None:
-        if self._is_silent and (self._sign is None or self._sign.done()):
+        if self._is_silent and self._is_pushed and self._writer is not None:
+            self._writer.write(self._encoder.ping())
+        elif self._is_silent and (self._sign is None or self._sign.done()):
             self._sign = asyncio.ensure_future(self._ping(send))
         self._is_silent = True
         self._start_timer(PING_SECONDS / 2, send)
