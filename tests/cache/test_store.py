@@ -480,6 +480,22 @@ def test_a_full_queue_refuses_and_what_it_refused_follows_later(folder: Path) ->
     assert found(made(disk(folder)), blocks) == len(tokens_of(blocks[:5]))
 
 
+def test_what_goes_out_of_memory_for_what_was_still_being_read_is_flushed_too(folder: Path) -> None:
+    """A prompt whose request was cancelled comes, and what was refused before has to leave."""
+    known, blocks = chain(4, seed=1), chain(3, seed=2)
+    before = made(disk(folder))
+    offer(before, known)
+    assert before.close()
+    store = made(disk(folder), memory=5 * 8192, queue=20_000)
+    assert all(offer(store, blocks))
+    assert store.counters.dropped_blocks["queue"] == 1
+    lease(store, known).close()
+    check_the_end_of(store)
+    assert store.index.count_of(DISK) == 7
+    assert store.close()
+    assert found(made(disk(folder)), blocks) == len(tokens_of(blocks))
+
+
 def test_a_full_queue_and_no_memory_refuse_all(folder: Path) -> None:
     store, blocks = made(disk(folder), memory=0, queue=100), chain(2)
     assert offer(store, blocks) == [False, False]

@@ -429,9 +429,13 @@ class BlockStore:
 
         False: the time was up before.
         """
-        is_done = self._transfer.flush(seconds)
+        deadline = time.monotonic() + seconds
+        while self._transfer.flush(deadline - time.monotonic()):
+            self.poll()  # what was read moves others out of memory, and some of those into files
+            if self._transfer.is_idle:
+                return True
         self.poll()
-        return is_done
+        return False
 
     def pin(self, key: Key, *, is_pinned: bool = True) -> None:
         """Keep the blocks up to a key, here and wherever files are, or no longer."""
@@ -452,7 +456,8 @@ class BlockStore:
             self._save_usage()
         if self._watch.wear is not None:
             self._transfer.do(self._watch.wear.save)
-        is_done = self._transfer.close(seconds)
+        is_done = self.flush(seconds)
+        is_done = self._transfer.close(seconds if is_done else 0.0) and is_done
         self.poll()
         for files in self._files.values():
             files.close()

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _GROUP_BLOCKS = 32  # published together: one wait for the disk's own cache instead of as many
 _GROUP_BYTES = 2**26
+_LAST_SECONDS = 30.0  # for what is being read or written when nothing more is begun
 _MAX_REFUSED = 4096  # keys that are remembered; what hangs on them follows soon
 _LOOK_SECONDS = 1.0  # how old what another process published may be before it is seen
 _LOOK_SHARE = 0.05  # of the thread's time: a directory of 100,000 blocks takes a second to list
@@ -225,8 +226,14 @@ class Transfer:
             self._writes.clear()
             self._changed.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(seconds + 1.0)
+            self._thread.join(_LAST_SECONDS)
         return is_done
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything is done, and was taken in."""
+        with self._changed:
+            return not self._has_work() and not self._done
 
     def _has_work(self) -> bool:
         return bool(self._reads or self._jobs or self._writes or self._is_busy)
