@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -63,6 +64,11 @@ class Watch:
             "eval_count": usage.generated_tokens,
             "eval_duration": answer,
         }
+
+
+@lru_cache(maxsize=1)  # the tokens of a step come together
+def _stamp(milliseconds: int) -> bytes:
+    return _encode(datetime.fromtimestamp(milliseconds / 1000, UTC))
 
 
 def _ns(seconds: float) -> int:
@@ -226,7 +232,7 @@ class RecordEncoder:
             between, _, behind = rest.rpartition(_NO_TEXT)
             self._text_line = before + _NO_TIME[:-2], between, behind + b"\n"
         before, between, behind = self._text_line
-        return before + _encode(datetime.now(UTC)) + between + _encode(event.text) + behind
+        return before + _stamp(time.time_ns() // 10**6) + between + _encode(event.text) + behind
 
     def _record(self, piece: Piece, *, done: bool) -> dict[str, Any]:
         return _record(self._head, self._shape, piece, done=done)
