@@ -59,6 +59,7 @@ class Connected(Client):
     """A client whose connection offers the short way, and which may take nothing for a while."""
 
     pushed: list[bytes] = field(default_factory=list)
+    unsent: bytes = b""
     everything: bytes = b""
     takes: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -76,10 +77,14 @@ class Connected(Client):
         return bool(self.got) and self.takes.is_set()
 
     def write(self, data: bytes) -> bool:
-        """What comes the short way."""
+        """What comes the short way, before something is sent behind it."""
         self.pushed.append(data)
-        self.everything += data
+        self.unsent += data
         return self.takes.is_set()
+
+    def flush(self) -> None:
+        self.everything += self.unsent
+        self.unsent = b""
 
     async def listen(self, generation: AsyncIterator[Burst]) -> None:
         scope: Scope = {"type": "http"}
@@ -319,6 +324,9 @@ class _Counted:
     def write(self, data: bytes) -> bool:
         self.pushed.append(len(data))
         return self.writer.write(data)
+
+    def flush(self) -> None:
+        self.writer.flush()
 
 
 def _body(response: bytes) -> bytes:

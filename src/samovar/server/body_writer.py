@@ -23,10 +23,13 @@ class BodyWriter(Protocol):
         """Whether it has begun, goes on, and its client takes what is written."""
 
     def write(self, data: bytes) -> bool:
-        """Write at once, behind what was sent, and say whether more is taken.
+        """Have something written with all else of this moment, and say whether more is taken.
 
         What is not taken waits in memory.
         """
+
+    def flush(self) -> None:
+        """Write it now: something is to be sent behind it."""
 
 
 def offer(scope: Scope, writer: BodyWriter) -> None:

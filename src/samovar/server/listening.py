@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from samovar.config import ServerConfig
 from samovar.errors import InvalidRequest
-from samovar.server.connection import Connection
+from samovar.server.connection import Connection, Outbox
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 2048  # connections that the kernel holds while the loop is busy
@@ -64,7 +64,7 @@ def url_of(sock: socket.socket, config: ServerConfig) -> str:
 
 def uvicorn_config(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
     """How uvicorn serves an application. Raises InvalidRequest for files of TLS that are none."""
-    connection: Any = partial(Connection, limits=config)
+    connection: Any = partial(Connection, limits=config, outbox=Outbox())
     made = uvicorn.Config(
         app,
         http=connection,

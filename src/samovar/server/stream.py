@@ -170,7 +170,7 @@ class EventStream(StreamingResponse):
         if self._refusal is not None:
             await self._refusal(scope, receive, send)
         else:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(b"", send, is_last=True)
 
     async def _write(self, burst: Burst, send: Send) -> None:
         if self._sign is not None:
@@ -185,7 +185,12 @@ class EventStream(StreamingResponse):
                 await self._begin(send)
         data = self._encoded(burst)
         if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._send(data, send)
+
+    async def _send(self, data: bytes, send: Send, *, is_last: bool = False) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+        await send({"type": "http.response.body", "body": data, "more_body": not is_last})
 
     async def _push(self, generation: Generation) -> None:
         """Have events go out as they arrive, for as long as the client takes them."""
@@ -237,7 +242,7 @@ class EventStream(StreamingResponse):
             await self._begin(send)
         data = self._encoder.ping()
         if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._send(data, send)
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -246,8 +251,7 @@ class EventStream(StreamingResponse):
         text = "the server is shutting down; try again"
         body = self._encoder.feed(Failed("", "unavailable", text, retryable=True))
         with contextlib.suppress(TimeoutError):
-            message = {"type": "http.response.body", "body": body, "more_body": False}
-            await asyncio.wait_for(send(message), _LAST_SECONDS)
+            await asyncio.wait_for(self._send(body, send, is_last=True), _LAST_SECONDS)
 
 
 async def _never() -> AsyncIterator[bytes]:
