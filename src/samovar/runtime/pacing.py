@@ -1,9 +1,9 @@
 """When whoever writes to clients hears of what came: the more of them, the less often each.
 
-To wake one and to send a packet takes longer than all else that is done for a token. So the streams
-of a model hear of news PACKETS times a second in all, and never later than MOST_SECONDS after it: a
-few hear of each token at once, a hundred of some tokens together, which no reader can tell. What
-comes first of a request never waits, nor its first token, nor its last event.
+To send a packet is a third of what is done for a token, and its client is woken by it. So the
+streams of a model hear of news PACKETS times a second in all, and never later than MOST_SECONDS
+after it: a few hear of each token at once, a hundred of some tokens together, which no reader can
+tell. What comes first of a request never waits, nor its first token, nor its last event.
 """
 
 from __future__ import annotations
