@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samovar.runtime.ticket import Ticket
-from samovar.types import Burst, Choice, Finished, TextDelta, Usage
+from samovar.types import Burst, TextDelta
 from tests.conftest import scaled
 from tests.runtime.serving import request
-
-END = Finished("r1", (Choice("stop", 0),), Usage(1, 1))
+from tests.runtime.test_pacing import END, on_a_loop
 
 
 def a_ticket(closed: list[Ticket] | None = None) -> Ticket:
@@ -36,14 +34,6 @@ def end(ticket: Ticket) -> None:
 
 def text_of(bursts: Iterable[Burst]) -> str:
     return "".join(one.text for burst in bursts for one in burst if isinstance(one, TextDelta))
-
-
-def on_a_loop(check: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test() -> None:
-        asyncio.run(asyncio.wait_for(check(), 60))
-
-    test.__name__ = check.__name__
-    return test
 
 
 class Sink:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Send
 
 from samovar.config import ServerConfig
 from samovar.server.app import create_app
@@ -29,6 +29,13 @@ def serving(
     config = config or ServerConfig(port=0)
     with listening(create_app(models, config=config, **options), config) as url:
         yield url
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """What a server expects of an application that begins and ends with it."""
+    for kind in ("startup", "shutdown"):
+        assert (await receive())["type"] == f"lifespan.{kind}"
+        await send({"type": f"lifespan.{kind}.complete"})
 
 
 @contextmanager

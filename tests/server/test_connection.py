@@ -19,7 +19,7 @@ from samovar.config import ServerConfig
 from samovar.server.listening import raise_descriptor_limit
 from tests.conftest import scaled
 from tests.server.conftest import mini
-from tests.server.serving import PATIENCE, listening, serving
+from tests.server.serving import PATIENCE, lifespan, listening, serving
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -145,7 +145,7 @@ def test_more_connections_than_allowed_are_told_so() -> None:
 async def _endless(scope: Scope, receive: Receive, send: Send) -> None:
     """Says more than anybody wants to hear."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await lifespan(receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": []})
     waiting = asyncio.ensure_future(_gone(receive))
@@ -157,12 +157,6 @@ async def _endless(scope: Scope, receive: Receive, send: Send) -> None:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    for kind in ("startup", "shutdown"):
-        assert (await receive())["type"] == f"lifespan.{kind}"
-        await send({"type": f"lifespan.{kind}.complete"})
 
 
 def test_a_client_that_takes_nothing_is_let_go() -> None:
@@ -186,7 +180,7 @@ def test_requests_one_behind_the_other_end_when_the_client_goes() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         began.release()
         await _gone(receive)

@@ -29,8 +29,8 @@ from samovar.server.stream import EventStream
 from samovar.types import Burst, Event, Failed, TextDelta
 from tests.conftest import scaled
 from tests.runtime.serving import request
-from tests.server.serving import PATIENCE, listening
-from tests.server.test_stream import BEGUN, END, Client, Words, _until, alone
+from tests.server.serving import PATIENCE, lifespan, listening
+from tests.server.test_stream import BEGUN, END, Client, Words, alone, until
 
 
 class Model:
@@ -97,6 +97,16 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
+async def _begun() -> tuple[Model, Connected, asyncio.Task[None]]:
+    """A stream whose first event, "a", has gone out."""
+    model, client = Model(), Connected()
+    listening = asyncio.create_task(client.listen(model.generation()))
+    await _settle()
+    model.say("a")
+    await _settle()
+    return model, client, listening
+
+
 @alone
 async def test_what_follows_the_first_event_is_pushed() -> None:
     model, client = Model(), Connected()
@@ -148,11 +158,7 @@ async def test_a_bug_in_what_is_pushed_ends_the_stream_and_the_request() -> None
 
 @alone
 async def test_a_client_that_goes_while_events_are_pushed_ends_its_request() -> None:
-    model, client = Model(), Connected()
-    listening = asyncio.create_task(client.listen(model.generation()))
-    await _settle()
-    model.say("a")
-    await _settle()
+    model, client, listening = await _begun()
     client.gone.set()
     with pytest.raises(stream.ClientGone):
         await listening
@@ -164,11 +170,7 @@ async def test_a_client_that_goes_while_events_are_pushed_ends_its_request() -> 
 
 @alone
 async def test_who_is_cut_off_while_events_are_pushed_is_told() -> None:
-    model, client = Model(), Connected()
-    listening = asyncio.create_task(client.listen(model.generation()))
-    await _settle()
-    model.say("a")
-    await _settle()
+    model, client, listening = await _begun()
     model.say("b")
     listening.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -199,7 +201,7 @@ def test_signs_of_life_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
         listening = asyncio.create_task(client.listen(model.generation()))
         await _settle()
         model.say(BEGUN, "a")
-        await _until(lambda: client.pushed.count(b"[ping]") >= 3)
+        await until(lambda: client.pushed.count(b"[ping]") >= 3)
         model.say("b", END)
         await listening
         assert client.everything.replace(b"[ping]", b"") == b"ab[end]"
@@ -257,7 +259,7 @@ class Stopping:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with some megabytes, or as many as sockets hold."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         await _body_read(receive)
         writer: BodyWriter = scope["extensions"][EXTENSION]
@@ -283,7 +285,7 @@ class Stopping:
                 await asyncio.sleep(0)
             self.going_on.clear()
             self.stopped.release()
-            await _until(lambda: writer.is_taken)
+            await until(lambda: writer.is_taken)
             self.going_on.set()
         model.say(END)
 
@@ -348,9 +350,3 @@ def _body(response: bytes) -> bytes:
 async def _body_read(receive: Receive) -> None:
     while (await receive()).get("more_body"):
         pass
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    for kind in ("startup", "shutdown"):
-        assert (await receive())["type"] == f"lifespan.{kind}"
-        await send({"type": f"lifespan.{kind}.complete"})

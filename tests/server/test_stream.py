@@ -146,7 +146,8 @@ def alone(check: Check) -> Callable[[], None]:
     return test
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let others run until it is so."""
     while not is_so():  # noqa: ASYNC110 - it changes behind everybody's back
         await asyncio.sleep(0)
 
@@ -156,7 +157,7 @@ async def test_each_event_is_a_message_as_it_comes() -> None:
     source, client = Source(), Client()
     source.give("a", "b")
     task = asyncio.create_task(client.hear(source.events()))
-    await _until(lambda: len(client.got) == 3)
+    await until(lambda: len(client.got) == 3)
     source.give("c", END)
     await task
     assert client.status == 200
@@ -245,7 +246,7 @@ async def test_a_failure_that_comes_later_is_an_event() -> None:
         source, client = Source(), Client()
         source.give("a")
         task = asyncio.create_task(client.hear(source.events()))
-        await _until(lambda client=client: len(client.got) == 2)  # type: ignore[misc]
+        await until(lambda client=client: len(client.got) == 2)  # type: ignore[misc]
         source.give(later)
         await task
         assert client.status == 200
@@ -260,7 +261,7 @@ async def test_a_client_that_goes_ends_its_request_whatever_it_waits_for() -> No
         source.give(*given)
         task = asyncio.create_task(client.hear(source.events()))
         await source.has_begun.wait()
-        await _until(lambda client=client, given=given: len(client.got) == 2 * len(given))  # type: ignore[misc]
+        await until(lambda client=client, given=given: len(client.got) == 2 * len(given))  # type: ignore[misc]
         client.gone.set()
         with pytest.raises(ClientGone):
             await task
@@ -297,7 +298,7 @@ async def test_who_is_cut_off_is_told() -> None:
     source, client = Source(), Client()
     source.give("a")
     task = asyncio.create_task(client.hear(source.events()))
-    await _until(lambda: len(client.got) == 2)
+    await until(lambda: len(client.got) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -313,7 +314,7 @@ def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         source, client = Source(), Client()
         task = asyncio.create_task(client.hear(source.events()))
-        await _until(lambda: b"".join(client.writes).count(b"[waiting]") >= 3)
+        await until(lambda: b"".join(client.writes).count(b"[waiting]") >= 3)
         source.give("a", END)
         await task
         assert b"".join(client.writes).endswith(b"[waiting]a[end]")
@@ -348,7 +349,7 @@ def test_signs_of_life_know_that_a_request_has_begun(monkeypatch: pytest.MonkeyP
         source, client = Source(), Client()
         source.give(BEGUN)
         task = asyncio.create_task(client.hear(source.events()))
-        await _until(lambda: len(client.writes) > 1)
+        await until(lambda: len(client.writes) > 1)
         source.give("a", END)
         await task
         assert client.status == 200

@@ -107,9 +107,9 @@ class Histogram(Metric):
     def _samples(self) -> Iterable[str]:
         names = (*self.labels, "le")
         for labels, spread in self._spreads.items():
-            total = 0
             if not any(spread.counts):
-                continue
+                continue  # somebody was about to observe, and nothing came
+            total = 0
             for bound, count in zip((*self._bounds, float("inf")), spread.counts, strict=True):
                 total += count
                 yield f"{self.name}_bucket{_braces(names, (*labels, _number(bound)))} {total}"
