@@ -78,8 +78,9 @@ class _Body:
 
     def flush(self) -> None:
         data, self._unsent = self._unsent, b""
-        if data and not self._cycle.disconnected:
-            self._cycle.transport.write(data)
+        transport = self._cycle.transport
+        if data and not transport.is_closing():  # else it may raise, and others wait behind it
+            transport.write(data)
 
 
 class Connection(HttpToolsProtocol):
